@@ -1,0 +1,43 @@
+"""Writing files whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from anchortrain.errors import UserError
+
+
+def write_bytes_atomic(path: str | Path, content: bytes) -> None:
+    """Writes beside `path`, then renames, so that a reader never sees half a file.
+
+    Parent directories are made. Raises UserError when the system refuses (no space, no permission);
+    nothing is left behind then.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write: {error.strerror}", where=str(path), mend="free space or choose another place"
+        ) from None
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """`write_bytes_atomic` for UTF-8 text. Lone surrogates, which no file can hold, become '?'."""
+    write_bytes_atomic(path, text.encode("utf-8", errors="replace"))
+
+
+def write_json_atomic(path: str | Path, value: Any) -> None:
+    """Indented JSON with a final newline. Raises ValueError on NaN and infinities: JSON has none."""
+    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
