@@ -1,0 +1,112 @@
+"""The typed configuration of a run: a handful of frozen dataclasses that gin binds.
+
+A field with no default here is required. `anchortrain.experiment` reads gin files into these and writes them
+beside the run; nothing else in the package looks at gin.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """An OLMo-2 style transformer (arXiv 2501.00656). Sizes are in units, not bytes."""
+
+    d_model: int = 64
+    n_layers: int = 3
+    n_heads: int = 4
+    n_kv_heads: int = 4
+    d_ff: int = 192
+    rope_theta: float = 500_000.0
+    norm_eps: float = 1e-6
+    compute_dtype: str = "float32"  # or "bfloat16"; parameters are always float32
+    remat: str = "none"  # "none" or "full": recompute each layer in the backward pass
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is trained on. Paths are directories made by `anchortrain prepare` (or `draw`)."""
+
+    # Prepared directory -> share of the training tokens; shares are normalised.
+    train: dict[str, float] = dataclasses.field(default_factory=dict)
+    # Name in the metrics -> prepared directory, evaluated by role.
+    heldout: dict[str, str] = dataclasses.field(default_factory=dict)
+    # Row length in tokens and rows in the global batch.
+    length: int = 128
+    batch_rows: int = 8
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The post-training objective. Prepared *documents* always train with "pretrain"."""
+
+    objective: str = "masked"  # for prepared instructions: "masked" or "unmasked"
+    syntax_share: float = 0.003  # of examples, under "masked" (paper, section 3)
+    anchor_weight: float = 0.0  # lambda; 0 switches the anchor off
+    anchor_direction: str = "forward"  # KL(ref || model); "reverse" is KL(model || ref)
+    # "draws": rows drawn from the reference (anchor_data); "data": the training data's own annotations.
+    anchor_source: str = "draws"
+    anchor_data: str = ""  # prepared directory made by `anchortrain draw`; for anchor_source = "draws"
+    anchor_rows: int = 4  # rows of `length` tokens of the anchor batch, beside batch_rows
+    z_loss: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW or Muon with a warm-up and a decay to zero."""
+
+    name: str = "adamw"  # or "muon"
+    learning_rate: float = 3e-4
+    schedule: str = "cosine"  # or "wsd": constant, then linear to zero in the last decay_share, or "constant"
+    warmup_share: float = 0.02  # of all steps
+    decay_share: float = 0.2  # of all steps, for "wsd"
+    final_share: float = 0.0  # of the peak learning rate, at the end
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1  # on matrices only, never on norms and embeddings
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices per mesh axis; one of them may be -1: whatever is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int = 500
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    every_steps: int = 250
+    batches: int = 8  # of held-out rows, per data set
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    tokens: int = 1_000_000  # budget in batch tokens: steps = ceil(tokens / (length x batch_rows))
+    accumulation: int = 1  # microbatches per step; divides batch_rows (and anchor_rows)
+    seed: int = 0  # of the initial parameters
+    init_from: str = ""  # run directory whose last checkpoint gives the initial parameters; also the anchor's reference
+    log_every: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that defines a run."""
+
+    model: ModelConfig
+    data: DataConfig
+    loss: LossConfig
+    optimizer: OptimizerConfig
+    mesh: MeshConfig
+    checkpoint: CheckpointConfig
+    evaluate: EvaluateConfig
+    run: RunConfig
