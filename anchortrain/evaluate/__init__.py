@@ -1,0 +1,1 @@
+"""Measures of diversity and quality of samples, and the report of a comparison."""
