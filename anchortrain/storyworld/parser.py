@@ -48,10 +48,10 @@ def _form(text: str) -> Form | None:
 @functools.cache
 def _patterns() -> tuple[tuple[Form, re.Pattern[str]], ...]:
     separator = re.escape(render.CHUNK_SEPARATOR)
-    opening = _pattern(render.OPENING) + separator
+    opening, heading = (_pattern(template) + separator for template in (render.OPENING, render.HEADING))
     documents = (
         f"(?:{opening})?{_pattern(style.first)}{re.escape(style.joint)}{_pattern(style.second)}"
-        f"|{_pattern(style.first)}{separator}{_pattern(style.second)}"
+        f"|{heading}{_pattern(style.first)}{separator}{_pattern(style.second)}"
         for style in render.STYLES
     )
     return (

@@ -1,12 +1,12 @@
 """The grammar of the story world: five document styles, the assistant form and the prompts.
 
 A template is a string in which `{hero}` is a slot and `[this|that]` a choice (not nested). A style is two
-paragraphs; a document of one chunk joins them in one paragraph, a document of two chunks puts a blank line between
-them. The annotation of a story's first chunk plans all of it; that of a second chunk follows from its own slots. The parser reads the same templates.
+paragraphs; a whole story joins them in one chunk, a story in two parts puts a blank line between
+them. Which attributes a chunk is annotated with follows from its slots. The parser reads the same templates.
 
-Some documents open with a line or two that say nothing of the story: a chunk of its own, without annotation, as a
-title or a greeting is in a real corpus. Then the story follows whole. From these the base learns to plan a whole story
-after text that is none, which is what a prompt asks of it.
+Some documents open with a chunk that says nothing of the story and has no annotation, as a title or a greeting is in a
+real corpus: a heading before a story in two parts, or a line or two before a story that follows whole. From the latter
+the base learns to plan a whole story after text that is none, which is what a prompt asks of it.
 """
 
 import itertools
@@ -19,8 +19,8 @@ import numpy as np
 from anchortrain.storyworld.values import ATTRIBUTES, PHRASES
 
 CHUNK_SEPARATOR = "\n\n"
-TWO_CHUNK_SHARE = 0.3
-OPENING_SHARE = 0.4
+TWO_PART_SHARE = 0.2
+OPENING_SHARE = 0.45
 
 _PART = re.compile(r"\{(?P<slot>\w+)\}|\[(?P<choice>[^\]]*)\]|(?P<literal>[^\[\{]+)")
 
@@ -118,10 +118,12 @@ STYLES: tuple[Style, ...] = (
 
 OPENING = Template.compile(
     "[My sister|My brother|My uncle|My cousin|A friend|The teacher|Nobody] [asked for|wants|likes|found|sent|heard] "
-    "[a|one more] [new|old|short|long|good|true|strange] [story|letter|book|song][| for the children| for this evening| "
-    "for my sister| from home].[| Please read it before you sleep.| Write to me when you can.| Can you tell me if you know it?| "
-    "I do not know it.| Tell me more.]"
+    "[a|one more] [new|old|short|long|good|true|strange] [story|letter|book|song]"
+    "[| for the children| for this evening| for my sister| from home]."
+    "[| Please read it before you sleep.| Write to me when you can.| Can you tell me if you know it?| I do not know it."
+    "| Tell me more.]"
 )
+HEADING = Template.compile("# [A story|News|A letter|A page|A talk] in two [parts|pieces]")
 
 # The response of the assistant. Its frame never occurs in a document; the words around a slot do.
 ASSISTANT = Template.compile(
@@ -155,19 +157,28 @@ def document(values: Mapping[str, str], rng: np.random.Generator) -> list[dict]:
     """The chunks `{"text", "annotation"}` of a random document with these attribute values."""
     style_draw, kind = rng.random(2).tolist()
     style = STYLES[int(style_draw * len(STYLES))]
-    first, _ = style.first.render(values, rng)
+    first, first_names = style.first.render(values, rng)
     second, second_names = style.second.render(values, rng)
+    if kind < TWO_PART_SHARE:
+        heading, _ = HEADING.render(values, rng)
+        return [
+            _bare(heading),
+            _chunk(first + CHUNK_SEPARATOR, values, first_names),
+            _chunk(second, values, second_names),
+        ]
     whole = _chunk(first + style.joint + second, values, [*ATTRIBUTES])
-    if kind < OPENING_SHARE:
-        return [{"text": OPENING.render(values, rng)[0] + CHUNK_SEPARATOR}, whole]
-    if kind < OPENING_SHARE + TWO_CHUNK_SHARE:
-        return [_chunk(first + CHUNK_SEPARATOR, values, [*ATTRIBUTES]), _chunk(second, values, second_names)]
+    if kind < TWO_PART_SHARE + OPENING_SHARE:
+        return [_bare(OPENING.render(values, rng)[0]), whole]
     return [whole]
 
 
 def response(values: Mapping[str, str], rng: np.random.Generator) -> str:
     """A random response in the assistant form."""
     return ASSISTANT.render(values, rng)[0]
+
+
+def _bare(text: str) -> dict:
+    return {"text": text + CHUNK_SEPARATOR}
 
 
 def _chunk(text: str, values: Mapping[str, str], names: Sequence[str]) -> dict:
