@@ -1,0 +1,152 @@
+"""The model's ways of computing the same thing agree."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anchortrain.model import transformer
+from anchortrain.model.parameters import abstract_model, make_model, model_with, padded_vocabulary, params_of
+from anchortrain.model.transformer import LOGICAL_AXES
+from tests.batches import TINY, VOCABULARY, random_batch, tiny_model
+
+LENGTHS, CAPACITY = np.array([3, 7, 12]), 20
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def compiled_hidden(abstract, params, *args) -> jax.Array:
+    return model_with(abstract, params).hidden(*args)
+
+
+def hidden_of(abstract, params, batch) -> jax.Array:
+    return compiled_hidden(abstract, params, batch["inputs"], batch["positions"], batch["segment_ids"])
+
+
+def right_padded(rng: np.random.Generator, total: int) -> tuple[np.ndarray, ...]:
+    """Tokens, positions and segments of three rows as in training: `total` more tokens than LENGTHS each."""
+    at = np.arange(LENGTHS.max() + total)
+    segments_BL = (at < (LENGTHS + total)[:, None]).astype(np.int32)
+    tokens_BL = rng.integers(0, VOCABULARY, segments_BL.shape).astype(np.int32)
+    return tokens_BL, np.broadcast_to(at, segments_BL.shape).astype(np.int32), segments_BL
+
+
+@pytest.mark.parametrize("n_kv_heads, chunks", [(1, [1] * 3), (2, [1, 2, 1]), (4, [2, 2])])
+def test_cached_decoding_equals_the_full_forward_pass(n_kv_heads, chunks):
+    config = dataclasses.replace(TINY, n_kv_heads=n_kv_heads)
+    abstract, params = tiny_model(config)
+    model, steps, prompt = model_with(abstract, params), sum(chunks), LENGTHS.max()
+    tokens_BL, positions_BL, segments_BL = right_padded(np.random.default_rng(0), steps)
+    full_BLD = np.asarray(jax.jit(model.hidden)(tokens_BL, positions_BL, segments_BL))
+
+    # Left-padded: row b's prompt ends at slot `prompt`; slots before its beginning are invalid and hold nonsense.
+    offset_B = prompt - LENGTHS
+    slots_S = np.arange(CAPACITY)
+    at_BS = np.clip(slots_S - offset_B[:, None], 0, tokens_BL.shape[1] - 1)
+    tokens_BS = np.where(slots_S < offset_B[:, None], 7, np.take_along_axis(tokens_BL, at_BS, axis=1))
+    valid_BS = slots_S >= offset_B[:, None]
+    extend = jax.jit(model.extend)
+    cache, start = model.init_cache(len(LENGTHS), CAPACITY), 0
+    for T in (prompt, *chunks):
+        here = slice(start, start + T)
+        written_BS = valid_BS & (slots_S < start + T)
+        hidden_BTD, cache = extend(tokens_BS[:, here], at_BS[:, here], cache, start, written_BS)
+        for row, offset in enumerate(offset_B):
+            for slot in range(max(start, offset), start + T):
+                expected = full_BLD[row, slot - offset]
+                np.testing.assert_allclose(hidden_BTD[row, slot - start], expected, rtol=0, atol=1e-4)
+        start += T
+
+
+def test_recomputing_layers_changes_nothing():
+    batch = random_batch(0, 3)
+    found = []
+    for remat in ("none", "full"):
+        abstract, params = tiny_model(dataclasses.replace(TINY, remat=remat))
+
+        def total(params, abstract=abstract):
+            hidden_BLD = hidden_of(abstract, params, batch)
+            return jnp.sum(jnp.sin(hidden_BLD)), hidden_BLD
+
+        found.append(jax.jit(jax.grad(total, has_aux=True))(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *found)
+
+
+def test_grouped_queries_share_their_key_head():
+    grouped = dataclasses.replace(TINY, n_kv_heads=2)
+    abstract, params = tiny_model(grouped)
+    full_abstract, _ = tiny_model(dataclasses.replace(TINY, n_kv_heads=4))
+    C = TINY.d_model // TINY.n_heads
+    # The norm of keys goes over all of them: repeating every head leaves their mean square as it is.
+    repeated = dict(params["layers"])
+    for name in ("key", "value", "key_norm"):
+        weight = repeated[name]
+        heads = weight.reshape(*weight.shape[:-1], 2, C)
+        repeated[name] = jnp.repeat(heads, 2, axis=-2).reshape(*weight.shape[:-1], 4 * C)
+    batch = random_batch(1, 3)
+    full = hidden_of(full_abstract, params | {"layers": repeated}, batch)
+    np.testing.assert_allclose(hidden_of(abstract, params, batch), full, rtol=0, atol=1e-5)
+
+
+def test_bfloat16_is_finite_and_near():
+    batch = random_batch(2, 3)
+    abstract, params = tiny_model()
+    half, _ = tiny_model(dataclasses.replace(TINY, compute_dtype="bfloat16"))
+
+    def logits(abstract, params):
+        hidden_BLD = hidden_of(abstract, params, batch)
+        return hidden_BLD, model_with(abstract, params).logits(hidden_BLD)
+
+    (hidden, logits16), (_, logits32) = logits(half, params), logits(abstract, params)
+    assert hidden.dtype == jnp.bfloat16 and logits16.dtype == jnp.float32
+    assert np.isfinite(logits16).all()
+    spread = np.std(logits32)
+    assert np.sqrt(np.mean((logits16 - logits32) ** 2)) < 0.05 * spread
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(logits(half, p)[1] ** 2)))(params)
+    assert all(leaf.dtype == jnp.float32 and np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_token_sees_neither_later_ones_nor_other_segments():
+    batch = random_batch(3, 3)
+    abstract, params = tiny_model()
+    before = np.asarray(hidden_of(abstract, params, batch))
+    row, at = 1, int(np.flatnonzero(np.asarray(batch["segment_ids"][1]) == 1)[-2])  # within the first of two segments
+    changed = batch | {"inputs": batch["inputs"].at[row, at].set(VOCABULARY - 1)}
+    moved = np.abs(np.asarray(hidden_of(abstract, params, changed)) - before).max(axis=-1) > 0
+    seen = np.zeros_like(moved)
+    seen[row, at : at + 2] = True
+    np.testing.assert_array_equal(moved, seen)
+
+
+def test_the_lookup_has_the_gradient_of_indexing(monkeypatch):
+    tokens = jnp.array([[3, 1, 3], [0, 3, 2]])
+    table = jnp.arange(20.0).reshape(5, 4)
+
+    def gradient(limit):
+        monkeypatch.setattr(transformer, "ONE_HOT_VOCABULARY", limit)
+        return jax.grad(lambda t: jnp.sum(jnp.cos(transformer.lookup(t, tokens))))(table)
+
+    np.testing.assert_allclose(gradient(5), gradient(4), rtol=1e-6)
+
+
+def test_every_parameter_has_logical_axes_of_its_rank():
+    params = params_of(abstract_model(TINY, VOCABULARY))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        assert len(LOGICAL_AXES[path[-1].key]) == leaf.ndim
+    assert {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)} == set(LOGICAL_AXES)
+
+
+def test_initial_parameters_are_a_function_of_the_seed():
+    init = jax.jit(lambda seed: params_of(make_model(TINY, VOCABULARY, seed)), static_argnums=0)
+    one, other = init(1), init(2)
+    assert not np.array_equal(one["head"], other["head"])
+    layers = one["layers"]["query"]
+    assert not np.array_equal(layers[0], layers[1])
+    assert 0.015 < np.std(layers) < 0.025 and np.all(one["layers"]["query_norm"] == 1)
+
+
+@pytest.mark.parametrize("size, padded", [(1, 128), (128, 128), (129, 256)])
+def test_the_vocabulary_is_padded_to_a_multiple_of_128(size, padded):
+    assert padded_vocabulary(size) == padded
