@@ -1,0 +1,163 @@
+"""Run directories: what a run leaves behind and how it is read again.
+
+    RUN/config.json          the resolved experiment with versions; enough to repeat the run
+    RUN/run.json             vocabulary hash and size, annotation keys, row length
+    RUN/tokenizer.json|model a copy of the vocabulary
+    RUN/checkpoints/STEP/    Orbax: parameters, optimizer; the loader's position is its metadata
+    RUN/metrics.jsonl        one line a logged step; RUN/tensorboard/ the same
+    RUN/finished.json        written last; a run without it is continued
+
+Orbax writes a checkpoint under a temporary name and renames it, so a killed writer leaves no
+half-written step behind.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from anchortrain import experiment as experiments
+from anchortrain.config import CheckpointConfig, Experiment
+from anchortrain.data.vocabulary import Vocabulary
+from anchortrain.errors import UserError
+from anchortrain.files import write_text_atomic
+from anchortrain.model.parameters import Params, abstract_model, model_with, params_of
+from anchortrain.model.transformer import Transformer
+
+CHECKPOINTS = "checkpoints"
+CONFIG = "config.json"
+RUN_INFO = "run.json"
+FINISHED = "finished.json"
+
+
+class RunInfo(NamedTuple):
+    """What a run knows of its data, so that it can be sampled from without it."""
+
+    vocabulary_hash: str
+    vocabulary_size: int
+    vocabulary_file: str
+    annotation_keys: list[str]
+    length: int  # of a training row, tokens
+
+    def write(self, run_dir: Path) -> None:
+        write_text_atomic(run_dir / RUN_INFO, json.dumps(self._asdict(), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, run_dir: Path) -> "RunInfo":
+        path = run_dir / RUN_INFO
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            what = "not a run directory" if run_dir.is_dir() else "no such run directory"
+            raise UserError(what, where=str(run_dir), mend="make it with `anchortrain train --out`") from None
+        except (ValueError, TypeError) as error:
+            raise UserError(f"cannot be read: {error}", where=str(path), mend="repeat the run") from None
+
+
+class CheckpointStore:
+    """The checkpoints of one run. Saving is asynchronous; `close` waits for it."""
+
+    def __init__(self, run_dir: Path, config: CheckpointConfig | None = None) -> None:
+        directory = run_dir / CHECKPOINTS
+        policies = ocp.training.preservation_policies
+        keep = policies.LatestN(config.keep) if config else None
+        self._dir = directory
+        self._checkpointer = ocp.training.Checkpointer(
+            directory.absolute(), preservation_policy=keep, cleanup_tmp_directories=config is not None
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The last finished step, or None."""
+        found = self._checkpointer.latest
+        return None if found is None else found.step
+
+    def save(self, step: int, params: Params, optimizer: Any, metadata: dict[str, Any]) -> None:
+        """Starts writing a checkpoint; waits first for the one before it."""
+        try:
+            self._checkpointer.wait()
+            self._checkpointer.save_checkpointables_async(
+                step, {"params": params, "optimizer": optimizer}, force=True, custom_metadata=metadata
+            )
+        except OSError as error:
+            raise UserError(f"checkpoint cannot be written: {error}", where=str(self._dir)) from None
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """What was saved as `metadata` beside a step."""
+        return self._checkpointer.metadata(step).custom_metadata
+
+    def load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        """The named checkpointables of a step, with the shardings of `abstract`."""
+        try:
+            return self._checkpointer.load_checkpointables(step, abstract)
+        except (ValueError, KeyError, OSError) as error:
+            root: BaseException = error  # Orbax wraps what went wrong in layers that say less
+            while root.__cause__ or root.__context__:
+                root = root.__cause__ or root.__context__
+            first = str(root).strip().split("\n")[0].split(". ")[0][:200]
+            mend = "is it damaged, or of another ModelConfig?"
+            raise UserError(f"cannot be restored: {first}", where=str(self._dir / str(step)), mend=mend) from None
+
+    def wait(self) -> None:
+        """Blocks until what was saved is on disk; raises UserError when it could not be written."""
+        try:
+            self._checkpointer.wait()
+        except OSError as error:
+            raise UserError(f"checkpoint cannot be written: {error}", where=str(self._dir)) from None
+
+    def close(self) -> None:
+        self._checkpointer.close()
+
+
+class LoadedRun(NamedTuple):
+    """A run ready for sampling or for training on."""
+
+    model: Transformer
+    vocabulary: Vocabulary
+    experiment: Experiment
+    info: RunInfo
+    step: int
+
+
+def load_run(run_dir: str | os.PathLike, shardings: Params | None = None) -> LoadedRun:
+    """The last checkpoint of a run.
+
+    Args:
+      run_dir: as given to `anchortrain train --out`.
+      shardings: of the parameters; by default all lie on the first device.
+
+    Raises:
+      UserError: when the directory is not a run, has no checkpoint yet, or is damaged.
+    """
+    run_dir = Path(run_dir)
+    info = RunInfo.read(run_dir)
+    experiment = experiments.load_json(run_dir / CONFIG)
+    vocabulary = Vocabulary.from_path(run_dir / info.vocabulary_file)
+    if vocabulary.hash != info.vocabulary_hash:
+        raise UserError("is not the vocabulary that the run was trained with", where=str(vocabulary.path))
+    if not (run_dir / CHECKPOINTS).is_dir():
+        raise UserError("has no checkpoint yet", where=str(run_dir), mend="let `anchortrain train` reach one")
+    abstract = abstract_model(experiment.model, info.vocabulary_size)
+    shapes = params_of(abstract)
+    if shardings is None:
+        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shardings = jax.tree.map(lambda _: one, shapes)
+    target = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, shardings)
+    store = CheckpointStore(run_dir)
+    try:
+        step = store.latest
+        if step is None:
+            raise UserError("has no checkpoint yet", where=str(run_dir), mend="let `anchortrain train` reach one")
+        params = store.load(step, {"params": target})["params"]
+    finally:
+        store.close()
+    return LoadedRun(model_with(abstract, params), vocabulary, experiment, info, step)
+
+
+def copy_vocabulary(vocabulary: Vocabulary, run_dir: Path) -> None:
+    """Puts the tokenizer file beside the run."""
+    shutil.copyfile(vocabulary.path, run_dir / vocabulary.file_name)

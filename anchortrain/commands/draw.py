@@ -1,0 +1,28 @@
+"""`anchortrain draw`: annotations from a reference, for the KL anchor."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run directory of the reference, pretrained with annotations")
+    parser.add_argument("--data", required=True, metavar="DIR", help="prepared instructions that give the prompts")
+    parser.add_argument("--out", required=True, metavar="DIR", help="prepared directory to make")
+    parser.add_argument("--draws", type=int, default=4096, help="number of annotations (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max_annotation_tokens", type=int, default=64, help="(default %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from anchortrain.draw import draw
+
+    manifest = draw(
+        args.run,
+        args.data,
+        args.out,
+        count=args.draws,
+        seed=args.seed,
+        max_annotation_tokens=args.max_annotation_tokens,
+    )
+    notes = ", ".join(f"{manifest.notes[name]} {name}" for name in ("unclosed", "malformed"))
+    print(f"{args.out}: {manifest.examples} annotations, {manifest.tokens} tokens, {notes}")
+    return 0
