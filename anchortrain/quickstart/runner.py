@@ -100,12 +100,14 @@ class Runner:
         return " | ".join(lines)
 
     def stop(self) -> None:
-        """Asks every running stage to stop and save, and lets no other begin."""
+        """Asks every running stage to stop and save, waits for it, and lets no other begin."""
         with self._lock:
             self._stopping = True
             running = list(self._running.values())
         for process in running:
             process.send_signal(signal.SIGTERM)
+        for process in running:
+            process.wait()
 
     def run_tracks(self, tracks: Sequence[Callable[[], None]], poll: Callable[[], None]) -> None:
         """Runs the tracks side by side, calling `poll` about once a second; raises the first error of any."""

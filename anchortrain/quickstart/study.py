@@ -9,6 +9,7 @@ no_annotation_decoding     ablation: decoded without a plan. The model is `kl`'s
                            unannotated, because a model that never saw an unplanned response cannot write one
 """
 
+import dataclasses
 import json
 import sys
 import time
@@ -25,12 +26,23 @@ from anchortrain.files import write_json_atomic
 from anchortrain.quickstart.runner import Runner
 from anchortrain.storyworld.world import World
 
-SAMPLES = 512  # of every method
-DRAWS = 3072  # annotations that the anchor compares on
 MAX_ANNOTATION_TOKENS, MAX_RESPONSE_TOKENS = 40, 160
 
 GATE = 0.95  # agreement of the base's text with its annotations
 MAX_EXTENSIONS = 2  # of pretraining, while the base is below the gate
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How much of everything; a smaller one serves tests. None of tokens: as the gin files say."""
+
+    documents: int = 24_000
+    instructions: int = 8_000
+    samples: int = 512  # of every method
+    draws: int = 3072  # annotations that the anchor compares on
+    pretrain_tokens: int | None = None
+    posttrain_tokens: int | None = None
+
 
 # What stages cost, in seconds on two cores of 2026; only their proportion is used, for the estimate.
 COSTS = {
@@ -67,8 +79,8 @@ def gin_directory() -> Path:
 class Study:
     """One quick start under one directory."""
 
-    def __init__(self, out: Path, seed: int) -> None:
-        self.out, self.seed = out, seed
+    def __init__(self, out: Path, seed: int, scale: Scale = Scale()) -> None:
+        self.out, self.seed, self.scale = out, seed, scale
         self.seconds_before = self._open()
         self.started = time.monotonic()
         self.runner = Runner(out, COSTS, self.say)
@@ -104,13 +116,16 @@ class Study:
         """Runs what is left to run; returns the summary."""
         try:
             world = self.out / "world"
-            self.runner.command("world", ["storyworld", "--out", str(world), "--seed", str(self.seed)], world)
+            self.runner.command("world", self._world_arguments(world), world)
             ready = self.out / "prepared" / "ready.json"
             self.runner.command("data", [str(self.out)], ready, module="anchortrain.quickstart.data")
             self.world = World.load(world / "world.json")
             self.runner.run_tracks([self._pretrain_annotated, self._pretrain_plain], lambda: None)
             self.poll()
             self.runner.run_tracks([self._anchored, self._others], self.poll)
+        except BaseException:
+            self.runner.stop()
+            raise
         finally:
             write_json_atomic(self.out / _SETTINGS, {"seed": self.seed, "seconds": self.seconds})
         return self.finish()
@@ -120,15 +135,21 @@ class Study:
     def _at(self, *parts: str) -> str:
         return str(self.out.joinpath(*parts))
 
+    def _world_arguments(self, world: Path) -> list[str]:
+        counts = ["--documents", str(self.scale.documents), "--instructions", str(self.scale.instructions)]
+        return ["storyworld", "--out", str(world), "--seed", str(self.seed), *counts]
+
     def _prepared(self, name: str) -> str:
         return self._at("prepared", name)
 
-    def train(self, name: str, gin_file: str, **bindings: Any) -> Path:
+    def train(self, name: str, gin_file: str, tokens: int | None, **bindings: Any) -> Path:
         """Trains the run `name`. A binding `DataConfig__train` stands for `DataConfig.train`."""
         run = self.out / "runs" / name
         arguments = ["train", "--gin_file", str(self.gin / gin_file), "--out", str(run)]
-        seeds = {"DataConfig__seed": self.seed, "RunConfig__seed": self.seed}
-        for field, value in (seeds | bindings).items():
+        bindings |= {"DataConfig__seed": self.seed, "RunConfig__seed": self.seed}
+        if tokens is not None:
+            bindings["RunConfig__tokens"] = tokens
+        for field, value in bindings.items():
             arguments += ["--gin_bindings", f"{field.replace('__', '.')} = {value!r}"]
         self.runner.command(name, arguments, run / "finished.json")
         return run
@@ -137,14 +158,26 @@ class Study:
         """Samples a run; every method gets the same number."""
         output = self.out / "samples" / f"{name}.jsonl"
         output.parent.mkdir(exist_ok=True)
-        arguments = ["sample", str(run), "-n", str(SAMPLES), "--seed", str(self.seed), "--jsonl", str(output), *how]
+        arguments = [
+            "sample",
+            str(run),
+            "-n",
+            str(self.scale.samples),
+            "--seed",
+            str(self.seed),
+            "--jsonl",
+            str(output),
+            *how,
+        ]
         arguments += ["--max_annotation_tokens", str(MAX_ANNOTATION_TOKENS)]
-        arguments += ["--max_response_tokens", str(MAX_RESPONSE_TOKENS), "--batch_size", str(SAMPLES)]
+        arguments += ["--max_response_tokens", str(MAX_RESPONSE_TOKENS), "--batch_size", str(self.scale.samples)]
         return self.runner.command(f"{name}.sample", arguments, output)
 
     def _pretrain(self, name: str, data: str, before: Path | None, **bindings: Any) -> Path:
         more = {} if before is None else {"RunConfig__init_from": str(before), "OptimizerConfig__learning_rate": 0.005}
-        return self.train(name, "pretrain.gin", DataConfig__train={self._prepared(data): 1.0}, **more, **bindings)
+        train = {self._prepared(data): 1.0}
+        tokens = self.scale.pretrain_tokens
+        return self.train(name, "pretrain.gin", tokens, DataConfig__train=train, **more, **bindings)
 
     def _pretrain_annotated(self) -> None:
         """Pretrains the base until it passes the gate, at most `MAX_EXTENSIONS` times longer."""
@@ -164,8 +197,8 @@ class Study:
         self.plain = self._pretrain("plain", "plain", None)
 
     def _post(self, name: str, data: str, start: Path, gin_file: str = "posttrain.gin", **bindings: Any) -> Path:
-        train = {self._prepared(data): 1.0}
-        return self.train(name, gin_file, DataConfig__train=train, RunConfig__init_from=str(start), **bindings)
+        bindings |= {"DataConfig__train": {self._prepared(data): 1.0}, "RunConfig__init_from": str(start)}
+        return self.train(name, gin_file, self.scale.posttrain_tokens, **bindings)
 
     def _two_stage(self, name: str, run: Path) -> None:
         self.sample(name, run, "--prompts", self._at("world", "prompts.jsonl"), "--constrain")
@@ -176,7 +209,7 @@ class Study:
     def _anchored(self) -> None:
         base, draws = self.bases[-1], self._prepared("draws")
         arguments = ["draw", str(base), "--data", self._prepared("sft"), "--out", draws]
-        arguments += ["--draws", str(DRAWS), "--seed", str(self.seed)]
+        arguments += ["--draws", str(self.scale.draws), "--seed", str(self.seed)]
         arguments += ["--max_annotation_tokens", str(MAX_ANNOTATION_TOKENS)]
         self.runner.command("draws", arguments, Path(draws))
         anchor = {"LossConfig__anchor_data": draws}
