@@ -11,9 +11,14 @@ Orbax writes a checkpoint under a temporary name and renames it, so a killed wri
 half-written step behind.
 """
 
+import contextlib
+import errno
 import json
+import logging
 import os
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +29,7 @@ from anchortrain import experiment as experiments
 from anchortrain.config import CheckpointConfig, Experiment
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.errors import UserError
-from anchortrain.files import write_text_atomic
+from anchortrain.files import write_bytes_atomic, write_text_atomic
 from anchortrain.model.parameters import Params, abstract_model, model_with, params_of
 from anchortrain.model.transformer import Transformer
 
@@ -32,6 +37,10 @@ CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
 RUN_INFO = "run.json"
 FINISHED = "finished.json"
+
+_TEMPORARY = ".orbax-checkpoint-tmp"
+_ORBAX_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
+_FULL = os.strerror(errno.ENOSPC)
 
 
 class RunInfo(NamedTuple):
@@ -65,7 +74,9 @@ class CheckpointStore:
         directory = run_dir / CHECKPOINTS
         policies = ocp.training.preservation_policies
         keep = policies.LatestN(config.keep) if config else None
-        self._dir = directory
+        self._dir, self._failed = directory, False
+        # What goes wrong is raised, too; Orbax also logs it with a traceback for each of its threads.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._checkpointer = ocp.training.Checkpointer(
             directory.absolute(), preservation_policy=keep, cleanup_tmp_directories=config is not None
         )
@@ -78,13 +89,11 @@ class CheckpointStore:
 
     def save(self, step: int, params: Params, optimizer: Any, metadata: dict[str, Any]) -> None:
         """Starts writing a checkpoint; waits first for the one before it."""
-        try:
+        with self._writing():
             self._checkpointer.wait()
             self._checkpointer.save_checkpointables_async(
                 step, {"params": params, "optimizer": optimizer}, force=True, custom_metadata=metadata
             )
-        except OSError as error:
-            raise UserError(f"checkpoint cannot be written: {error}", where=str(self._dir)) from None
 
     def metadata(self, step: int) -> dict[str, Any]:
         """What was saved as `metadata` beside a step."""
@@ -94,23 +103,47 @@ class CheckpointStore:
         """The named checkpointables of a step, with the shardings of `abstract`."""
         try:
             return self._checkpointer.load_checkpointables(step, abstract)
-        except (ValueError, KeyError, OSError) as error:
-            root: BaseException = error  # Orbax wraps what went wrong in layers that say less
-            while root.__cause__ or root.__context__:
-                root = root.__cause__ or root.__context__
-            first = str(root).strip().split("\n")[0].split(". ")[0][:200]
+        except _ORBAX_ERRORS as error:
             mend = "is it damaged, or of another ModelConfig?"
-            raise UserError(f"cannot be restored: {first}", where=str(self._dir / str(step)), mend=mend) from None
+            raise UserError(
+                f"cannot be restored: {_reason(error)}", where=str(self._dir / str(step)), mend=mend
+            ) from None
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk; raises UserError when it could not be written."""
-        try:
+        with self._writing():
             self._checkpointer.wait()
-        except OSError as error:
-            raise UserError(f"checkpoint cannot be written: {error}", where=str(self._dir)) from None
 
     def close(self) -> None:
-        self._checkpointer.close()
+        if not self._failed:  # it would fail again
+            with self._writing():
+                self._checkpointer.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what Orbax raises into one line, and removes what it has half written."""
+        try:
+            yield
+        except _ORBAX_ERRORS as error:
+            self._failed = True
+            self._discard()
+            mend = "the same command continues once it can be"
+            raise UserError(f"cannot be written: {_reason(error)}", where=str(self._dir), mend=mend) from None
+
+    def _discard(self) -> None:
+        """Removes what is half written, for as long as Orbax's other threads may still be adding to it."""
+        for _ in range(10):
+            for path in self._dir.glob(f"*{_TEMPORARY}*"):
+                shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0.1)
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence of the innermost error: Orbax wraps what went wrong in layers that say less."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    text = str(error).strip()
+    return "no space left on device" if _FULL in text else text.split("\n")[0].split(". ")[0][:200]
 
 
 class LoadedRun(NamedTuple):
@@ -160,4 +193,4 @@ def load_run(run_dir: str | os.PathLike, shardings: Params | None = None) -> Loa
 
 def copy_vocabulary(vocabulary: Vocabulary, run_dir: Path) -> None:
     """Puts the tokenizer file beside the run."""
-    shutil.copyfile(vocabulary.path, run_dir / vocabulary.file_name)
+    write_bytes_atomic(run_dir / vocabulary.file_name, vocabulary.path.read_bytes())

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from anchortrain.checkpoint import load_run
+from anchortrain.data.interleave import PROMPT_END
 from anchortrain.data.prepared import Example, Manifest, PreparedDataset, PreparedWriter
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.decode.sampler import Draw, SamplingConfig, draw_annotations
@@ -76,7 +77,8 @@ def _prompts(dataset: PreparedDataset, count: int) -> list[str]:
     found = []
     for example in dataset.__getitems__(wanted):
         prompt = example.tokens[example.roles == Role.PROMPT]
-        found.append(dataset.vocabulary.decode([t for t in prompt.tolist() if t not in control]))
+        text = dataset.vocabulary.decode([t for t in prompt.tolist() if t not in control])
+        found.append(text.removesuffix(PROMPT_END))
     return found
 
 

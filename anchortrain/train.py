@@ -31,7 +31,7 @@ from anchortrain.metrics import MetricsWriter
 from anchortrain.model.parameters import Params, abstract_model, params_of
 from anchortrain.optimizer import make_optimizer, make_schedule
 from anchortrain.progress import Progress
-from anchortrain.sharding import make_mesh, named
+from anchortrain.sharding import make_mesh
 
 # What may differ when a run is continued: nothing that changes what is learned.
 _MAY_DIFFER = {"mesh", "checkpoint", "evaluate"}
@@ -73,13 +73,13 @@ class Trainer:
         self.info = _run_info(self.datasets, data.length)
         self._check_directory()
         self.mesh = make_mesh(experiment.mesh)
-        for rows in (data.batch_rows, *([experiment.loss.anchor_rows] if experiment.loss.anchor_weight else [])):
-            named(self.mesh, ("batch",), (rows,))  # raises when rows cannot be shared out
+        _check_rows(experiment, self.mesh.shape["data"] * self.mesh.shape["fsdp"])
         self.abstract = abstract_model(experiment.model, self.info.vocabulary_size)
         self.shapes = params_of(self.abstract)
         self.shardings = steps.param_shardings(self.mesh, self.shapes)
         self.optimizer = make_optimizer(experiment.optimizer, self.steps)
-        self.schedule = make_schedule(experiment.optimizer, self.steps)
+        # Of every step at once: to compute one while training would wait for the running step.
+        self.learning_rates = np.asarray(make_schedule(experiment.optimizer, self.steps)(np.arange(self.steps)))
         self.reference = self._load_initial()
         self._stop = False
 
@@ -200,15 +200,10 @@ class Trainer:
             heldout = self._heldout()
             step_fn = steps.make_train_step(self.mesh, self.abstract, self.optimizer, e.loss, e.run.accumulation)
             self._write_directory()
-            store = CheckpointStore(self.run_dir, e.checkpoint)
-            state, start = self._restore(store, loaders)
-            writer = MetricsWriter(self.run_dir, resume_step=start)
-            try:
-                with _catch_signals(self):
+            with contextlib.closing(CheckpointStore(self.run_dir, e.checkpoint)) as store:
+                state, start = self._restore(store, loaders)
+                with MetricsWriter(self.run_dir, resume_step=start) as writer, _catch_signals(self):
                     return self._loop(state, start, loaders, heldout, step_fn, store, writer)
-            finally:
-                store.close()
-                writer.close()
 
     def _restore(self, store: CheckpointStore, loaders: dict[str, Any]) -> tuple[steps.TrainState, int]:
         state = self._initial_state()
@@ -272,7 +267,7 @@ class Trainer:
         if pending is None:
             return {}
         step, metrics = pending
-        values: dict[str, float] = {"learning_rate": float(self.schedule(step - 1))}
+        values: dict[str, float] = {"learning_rate": float(self.learning_rates[step - 1])}
         for name, value in jax.device_get(metrics).items():
             if name.startswith("time/"):
                 values[name] = value
@@ -358,6 +353,14 @@ def _run_info(datasets: dict[str, PreparedDataset], length: int) -> RunInfo:
     first = next(iter(datasets.values())).manifest
     keys = dict.fromkeys(key for d in datasets.values() for key in d.manifest.annotation_keys)
     return RunInfo(first.vocabulary_hash, first.vocabulary_size, first.vocabulary_file, list(keys), length)
+
+
+def _check_rows(e: Experiment, ways: int) -> None:
+    """Raises UserError unless every device gets as many rows as any other."""
+    for name, rows in (("DataConfig.batch_rows", e.data.batch_rows), ("LossConfig.anchor_rows", e.loss.anchor_rows)):
+        if rows % ways and (name == "DataConfig.batch_rows" or e.loss.anchor_weight):
+            mend = f"use a multiple of {ways}, or another MeshConfig"
+            raise UserError(f"{rows} rows cannot be shared out over {ways} devices", where=name, mend=mend)
 
 
 def _check_same(old: Experiment, new: Experiment, run_dir: Path) -> None:

@@ -1,10 +1,14 @@
 """A record becomes pieces with roles. Roles are made here and nowhere else.
 
     document     <ann> key: value; key: value </ann> chunk1 <ann> … </ann> chunk2 <eos>
-    instruction  <user> prompt <assistant> <ann> … </ann> response <eos>
+    instruction  <user> prompt <assistant> blank line <ann> … </ann> response <eos>
 
 Every piece is tokenised by itself, so that no token spans two roles and the tokens of a value are those
 of the same word in running text. `<bos>` is not part of a row: it is put in front when rows are packed.
+
+Chunks are cut at blank lines, so a base has only ever seen an annotation open after one, or at the very start. The
+blank line after `<assistant>` makes a prompt end as a chunk does: without it a base that never saw a prompt wrote a
+well-formed plan for 63 % of them in one trial, with it for 99 %.
 """
 
 from typing import NamedTuple
@@ -13,6 +17,8 @@ from anchortrain.annotation import CLOSE, OPEN, Annotation, pieces
 from anchortrain.data.records import Document, Instruction
 from anchortrain.data.vocabulary import ASSISTANT, EOS, USER
 from anchortrain.roles import Role
+
+PROMPT_END = "\n\n"
 
 
 class Piece(NamedTuple):
@@ -68,6 +74,7 @@ def interleave_instruction(instruction: Instruction, *, annotated: bool = True) 
         Piece(USER, Role.PROMPT, control=True),
         Piece(instruction.prompt, Role.PROMPT),
         Piece(ASSISTANT, Role.PROMPT, control=True),
+        Piece(PROMPT_END, Role.PROMPT),
         *annotation_pieces(annotation),
         Piece(instruction.response, Role.TEXT),
         _EOS,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from anchortrain.data.interleave import PROMPT_END
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.decode import grammar as grammars
 from anchortrain.decode.grammar import Grammar, compile_grammar
@@ -25,7 +26,7 @@ _BUCKETS = (8, 32, *(64 << i for i in range(10)))
 
 
 class Draw(NamedTuple):
-    """An annotation drawn for a prompt, as an example to anchor: `<user> prompt <assistant> <ann> … </ann>`."""
+    """An annotation drawn for a prompt, as an example to anchor: `<user> prompt <assistant> ⏎⏎ <ann> … </ann>`."""
 
     tokens: list[int]
     roles: list[int]
@@ -147,7 +148,7 @@ def _requests(
     if not prompts:
         raise UserError("there is nothing to sample", mend="give at least one prompt")
     indices = range(len(prompts)) if indices is None else indices
-    requests = []
+    requests, end = [], vocabulary.encode(PROMPT_END)
     for index, prompt, tokens in zip(indices, prompts, vocabulary.encode_batch(prompts), strict=True):
         where = f"prompt {prompt[:30]!r}"
         if mode == "document":
@@ -155,9 +156,9 @@ def _requests(
                 raise UserError("a document is sampled without a prompt", where=where, mend="choose another mode")
             requests.append(_Request("", index, [vocabulary.bos]))
             continue
-        ids = [vocabulary.bos, vocabulary.user, *tokens, vocabulary.assistant]
+        ids = [vocabulary.bos, vocabulary.user, *tokens, vocabulary.assistant, *end]
         if len(ids) >= _BUCKETS[-1]:
-            what = f"the prompt has {len(tokens)} tokens, at most {_BUCKETS[-1] - 4} are possible"
+            what = f"the prompt has {len(tokens)} tokens, at most {_BUCKETS[-1] - 4 - len(end)} are possible"
             raise UserError(what, where=where, mend="shorten it")
         requests.append(_Request(prompt, index, ids))
     return requests

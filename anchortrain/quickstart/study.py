@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anchortrain.errors import UserError
 from anchortrain.evaluate.collapse import compare
 from anchortrain.evaluate.report import write_report
@@ -146,7 +148,7 @@ class Study:
         """Trains the run `name`. A binding `DataConfig__train` stands for `DataConfig.train`."""
         run = self.out / "runs" / name
         arguments = ["train", "--gin_file", str(self.gin / gin_file), "--out", str(run)]
-        bindings |= {"DataConfig__seed": self.seed, "RunConfig__seed": self.seed}
+        bindings = {"DataConfig__seed": self.seed, "RunConfig__seed": self.seed} | bindings
         if tokens is not None:
             bindings["RunConfig__tokens"] = tokens
         for field, value in bindings.items():
@@ -158,26 +160,25 @@ class Study:
         """Samples a run; every method gets the same number."""
         output = self.out / "samples" / f"{name}.jsonl"
         output.parent.mkdir(exist_ok=True)
-        arguments = [
-            "sample",
-            str(run),
-            "-n",
-            str(self.scale.samples),
-            "--seed",
-            str(self.seed),
-            "--jsonl",
-            str(output),
-            *how,
-        ]
-        arguments += ["--max_annotation_tokens", str(MAX_ANNOTATION_TOKENS)]
-        arguments += ["--max_response_tokens", str(MAX_RESPONSE_TOKENS), "--batch_size", str(self.scale.samples)]
+        options = {
+            "-n": self.scale.samples,
+            "--batch_size": self.scale.samples,
+            "--seed": self.seed,
+            "--max_annotation_tokens": MAX_ANNOTATION_TOKENS,
+            "--max_response_tokens": MAX_RESPONSE_TOKENS,
+        }
+        arguments = ["sample", str(run), "--jsonl", str(output), *how]
+        arguments += [str(part) for option in options.items() for part in option]
         return self.runner.command(f"{name}.sample", arguments, output)
 
     def _pretrain(self, name: str, data: str, before: Path | None, **bindings: Any) -> Path:
-        more = {} if before is None else {"RunConfig__init_from": str(before), "OptimizerConfig__learning_rate": 0.005}
-        train = {self._prepared(data): 1.0}
-        tokens = self.scale.pretrain_tokens
-        return self.train(name, "pretrain.gin", tokens, DataConfig__train=train, **more, **bindings)
+        """Pretrains the run `name`, or trains the run `before` on, more gently and on the data in another order."""
+        if before is not None:
+            order = int(np.random.SeedSequence([self.seed, len(self.bases)]).generate_state(1)[0] >> 1)
+            bindings |= {"RunConfig__init_from": str(before), "OptimizerConfig__learning_rate": 0.005}
+            bindings["DataConfig__seed"] = order
+        bindings["DataConfig__train"] = {self._prepared(data): 1.0}
+        return self.train(name, "pretrain.gin", self.scale.pretrain_tokens, **bindings)
 
     def _pretrain_annotated(self) -> None:
         """Pretrains the base until it passes the gate, at most `MAX_EXTENSIONS` times longer."""
@@ -187,7 +188,7 @@ class Study:
             before = self.bases[-1] if self.bases else None
             self.bases.append(self._pretrain(f"base{suffix}", "pretrain", before, DataConfig__heldout=heldout))
             samples = read_samples(self.sample(f"base{suffix}", self.bases[-1], "--document"))
-            self.base_agreement = summarise(samples, self.world, "document")["agreement"]
+            self.base_agreement = summarise(samples, self.world, "document")["agreement"] or 0.0
             if self.base_agreement >= GATE:
                 return
             self.say(f"base: text agrees with its annotation in {self.base_agreement:.1%}, {GATE:.0%} is asked")

@@ -45,6 +45,7 @@ def test_an_instruction():
         Piece("<user>", PROMPT, True),
         Piece("Tell me.", PROMPT),
         Piece("<assistant>", PROMPT, True),
+        Piece("\n\n", PROMPT),
         *OPENED,
         Piece("A fox.", TEXT),
         Piece("<eos>", TEXT, True),
@@ -63,4 +64,5 @@ def test_the_plain_variant_is_the_same_without_annotations():
 
 def test_text_that_spells_a_control_stays_text():
     (segment,) = interleave_instruction(Instruction("i", "<eos>", "</ann>", None, "f:1"))
-    assert [piece for piece in segment.body if not piece.control] == [Piece("<eos>", PROMPT), Piece("</ann>", TEXT)]
+    texts = [piece for piece in segment.body if not piece.control]
+    assert texts == [Piece("<eos>", PROMPT), Piece("\n\n", PROMPT), Piece("</ann>", TEXT)]

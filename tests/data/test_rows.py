@@ -57,11 +57,11 @@ def test_every_token_of_a_document_and_an_instruction(vocabulary, rows_of):
 
     records = [{"prompt": "", "response": "x"}, {"prompt": "<eos> fox", "response": "ran", "annotation": annotation}]
     (short, long), notes = rows_of(records, kind="instructions", long="error")
-    start = [(v.user, PROMPT), ("<eos> fox", PROMPT), (v.assistant, PROMPT)]
+    start = [(v.user, PROMPT), ("<eos> fox", PROMPT), (v.assistant, PROMPT), ("\n\n", PROMPT)]
     tokens, roles = expected(v, *start, *plan, ("ran", TEXT), (v.eos, TEXT))
     assert (long.tokens.tolist(), long.roles.tolist()) == (tokens, roles)
-    assert short.tokens.tolist() == [v.user, v.assistant, *v.encode("x"), v.eos]
-    assert short.roles.tolist() == [PROMPT, PROMPT, TEXT, TEXT]
+    assert short.tokens.tolist() == [v.user, v.assistant, *v.encode("\n\n"), *v.encode("x"), v.eos]
+    assert short.roles.tolist() == [PROMPT, PROMPT, *[PROMPT] * len(v.encode("\n\n")), TEXT, TEXT]
     assert notes == {"records": 2, "unannotated": 1}
     assert [row.id for row in (short, long)] == ["f:1", "f:2"]
 
@@ -113,7 +113,7 @@ def test_an_annotation_that_leaves_no_room_is_an_error(rows_of):
 
 def test_long_error_names_everything_and_drop_counts(rows_of):
     records = [{"prompt": "p", "response": "r"}, {"id": "big", "prompt": "p", "response": "Q" * 40}]
-    with pytest.raises(UserError, match=r"f:2: example 'big' has 44 tokens, the limit is 16; raise --length"):
+    with pytest.raises(UserError, match=r"f:2: example 'big' has 46 tokens, the limit is 16; raise --length"):
         rows_of(records, kind="instructions", max_length=16, long="error")
     rows, notes = rows_of(records, kind="instructions", max_length=16, long="drop")
     assert [row.id for row in rows] == ["f:1"]

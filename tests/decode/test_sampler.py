@@ -37,10 +37,14 @@ def full_logits(model, tokens_L):
     return model.logits(model.hidden(row, jnp.arange(row.shape[1])[None], jnp.ones_like(row)))[0]
 
 
+def prompt_tokens(vocabulary, prompt) -> list[int]:
+    return [vocabulary.user, *vocabulary.encode(prompt), vocabulary.assistant, *vocabulary.encode("\n\n")]
+
+
 def replay(model, vocabulary, keys, config, row) -> list[tuple[int, np.ndarray, bool]]:
     """Of each drawn token: the token, the log-probabilities it was drawn with, and whether it belongs to the text."""
     two_stage = config.mode != "single_stage"
-    head = [vocabulary.user, *vocabulary.encode(row["prompt"]), vocabulary.assistant] if row["prompt"] else []
+    head = prompt_tokens(vocabulary, row["prompt"]) if row["prompt"] else []
     head = [vocabulary.bos, *head]
     tokens = row["tokens"]
     padded = np.zeros(256, np.int32)
@@ -261,7 +265,7 @@ def test_draws_are_the_first_stage(model, vocabulary, keys):
     assert sum(seen) == 20
     assert {one.closed for one in draws} == {True, False}
     for prompt, row, one in zip(given, rows, draws, strict=True):
-        head = [vocabulary.user, *vocabulary.encode(prompt), vocabulary.assistant]
+        head = prompt_tokens(vocabulary, prompt)
         inside = [t for t, role in zip(row["tokens"], row["roles"], strict=True) if role in ANNOTATION_ROLES]
         assert one.tokens == head + inside
         assert one.roles == [Role.PROMPT] * len(head) + row["roles"][: len(inside)]

@@ -1,0 +1,124 @@
+"""Every objective trains, and does what it is for."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from anchortrain.checkpoint import CHECKPOINTS, load_run
+from anchortrain.data.prepared import PreparedDataset
+from anchortrain.draw import draw
+from anchortrain.metrics import read_metrics
+from anchortrain.model.parameters import params_of
+from anchortrain.roles import Role
+from anchortrain.train import train
+from tests.train.conftest import LENGTH, ROWS, experiment
+
+
+def test_pretraining_lowers_the_loss_of_every_role(base):
+    lines = read_metrics(base / "metrics.jsonl")
+    logged = [line for line in lines if "train/loss/text_term" in line]
+    assert [line["step"] for line in logged] == list(range(1, 61))
+    assert logged[-1]["tokens"] == 60 * LENGTH * ROWS
+    for role in ("annotation_key", "annotation_value", "text"):
+        assert logged[-1][f"train/loss/{role}"] < 0.7 * logged[0][f"train/loss/{role}"]
+    heldout = lines[-1]
+    assert (
+        heldout["heldout/documents/loss"] < 3.0 < math.log(330) and 0 <= heldout["heldout/documents/accuracy/text"] <= 1
+    )
+    finished = json.loads((base / "finished.json").read_text())
+    assert (
+        finished["steps"] == 60 and finished["heldout"]["heldout/documents/loss"] == heldout["heldout/documents/loss"]
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(data, base, tmp_path_factory):
+    """name -> (held-out metrics, lines of metrics) of post-training runs."""
+    anchor = ["LossConfig.anchor_weight = 1.0", "LossConfig.anchor_rows = 8"]
+    reverse, own = "LossConfig.anchor_direction = 'reverse'", "LossConfig.anchor_source = 'data'"
+    common = {"steps": 25, "init_from": base, "heldout": {"draws": data.heldout_draws, "text": data.instructions}}
+    masked, root = common | {"train": data.instructions}, tmp_path_factory.mktemp("runs")
+    settings = {
+        "standard": experiment(**common, train=data.plain),
+        "masked": experiment("LossConfig.syntax_share = 0.5", **masked),
+        "unmasked": experiment("LossConfig.objective = 'unmasked'", **masked),
+        "draws forward": experiment(*anchor, **masked, anchor_data=data.draws),
+        "draws reverse": experiment(*anchor, reverse, **masked, anchor_data=data.draws),
+        "data forward": experiment(*anchor, own, **masked),
+        "data reverse": experiment(*anchor, own, reverse, **masked),
+    }
+    found = {}
+    for name, one in settings.items():
+        heldout = train(one, root / name)
+        found[name] = heldout, read_metrics(root / name / "metrics.jsonl")
+    return found
+
+
+@pytest.mark.parametrize("name", ["standard", "masked", "unmasked"])
+def test_post_training_learns_the_response(runs, name):
+    heldout, lines = runs[name]
+    assert heldout["heldout/text/loss/text"] < 0.5 * lines[0]["train/loss/text"]
+    assert not any("anchor" in key for line in lines for key in line)
+
+
+def test_masked_and_unmasked_train_on_other_tokens(runs):
+    masked, unmasked = runs["masked"][0], runs["unmasked"][0]
+    # The narrow data's annotations are learned only where they are trained on.
+    assert unmasked["heldout/text/loss/annotation_value"] < 0.3 * masked["heldout/text/loss/annotation_value"]
+
+
+@pytest.mark.parametrize("name", ["draws forward", "draws reverse", "data forward", "data reverse"])
+def test_the_anchor_is_logged_and_starts_at_zero(runs, name):
+    heldout, lines = runs[name]
+    kl = [line["train/anchor/kl"] for line in lines if "train/anchor/kl" in line]
+    assert len(kl) == 25 and abs(kl[0]) < 1e-4 and all(math.isfinite(x) for x in kl) and max(kl) > 1e-3
+    assert heldout["heldout/text/loss/text"] < 0.5 * lines[0]["train/loss/text"]
+
+
+def test_the_anchor_on_draws_prevents_drift(runs):
+    drift = {name: heldout["heldout/draws/kl"] for name, (heldout, _) in runs.items()}
+    assert 0 < drift["draws forward"] < 0.3 * drift["masked"]
+    assert 0 < drift["draws reverse"]
+
+
+def test_a_run_is_repeated_from_its_config_and_a_finished_one_is_left_alone(base, tmp_path, data):
+    settings = experiment(steps=60, train=data.documents, heldout={"documents": data.heldout})
+    before = {path: path.stat().st_mtime_ns for path in base.rglob("*")}
+    heldout = train(settings, base)
+    assert heldout == json.loads((base / "finished.json").read_text())["heldout"]
+    assert before == {path: path.stat().st_mtime_ns for path in base.rglob("*")}
+
+
+def test_a_run_that_died_before_its_last_line_is_finished(base, tmp_path, data):
+    import shutil
+
+    copy = shutil.copytree(base, tmp_path / "run")
+    (copy / "finished.json").unlink()
+    settings = experiment(steps=60, train=data.documents, heldout={"documents": data.heldout})
+    heldout = train(settings, copy)
+    assert heldout == json.loads((base / "finished.json").read_text())["heldout"]
+    assert (copy / "metrics.jsonl").read_bytes() == (base / "metrics.jsonl").read_bytes()
+
+
+def test_the_reference_draws_are_prompts_with_annotations(base, data, tmp_path):
+    manifest = draw(base, data.instructions, tmp_path / "draws", count=12, seed=1, max_annotation_tokens=40)
+    assert manifest.kind == "draws" and 0 < manifest.examples <= 12
+    assert manifest.examples + manifest.notes["unclosed"] == 12
+    vocabulary = data.vocabulary
+    for one in PreparedDataset(tmp_path / "draws"):
+        prompt = one.tokens[one.roles == Role.PROMPT]
+        assert prompt[0] == vocabulary.user and vocabulary.assistant in prompt
+        assert vocabulary.decode(prompt) == "Tell\n\n"
+        inside = one.tokens[one.roles != Role.PROMPT]
+        assert [inside[0], inside[-1]] == [vocabulary.ann_open, vocabulary.ann_close]
+        assert Role.TEXT not in one.roles
+
+
+def test_post_training_starts_at_the_parameters_of_its_base(base, data, tmp_path):
+    settings = experiment("OptimizerConfig.learning_rate = 1e-12", steps=1, train=data.instructions, init_from=base)
+    train(settings, tmp_path / "run")
+    mine, theirs = (params_of(load_run(path).model) for path in (tmp_path / "run", base))
+    np.testing.assert_allclose(mine["head"], theirs["head"], atol=1e-9)
+    assert [path.name for path in (tmp_path / "run" / CHECKPOINTS).iterdir()] == ["1"]
