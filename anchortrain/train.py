@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from anchortrain import checkpoint as checkpoints
@@ -232,7 +233,7 @@ class Trainer:
                 if "anchor" in loaders:
                     batch["anchor"] = self._device(next(loaders["anchor"]))
                 waited = time.perf_counter() - waited
-                state, metrics = step_fn(state, reference, batch)
+                state, metrics = self._paced(step_fn(state, reference, batch))
                 # Only an earlier step's metrics are read: the host never waits for the running step.
                 progress.update(row_tokens, **self._log(writer, pending))
                 last = step == self.steps
@@ -291,11 +292,17 @@ class Trainer:
                     metrics = self._drift(params, self.reference, batch)
                 else:
                     metrics = self._measure(params, batch)
-                totals = metrics if totals is None else jax.tree.map(lambda a, b: a + b, totals, metrics)
+                totals = self._paced(metrics if totals is None else jax.tree.map(jnp.add, totals, metrics))
             for metric, term in jax.device_get(totals).items():
                 if term[1]:
                     results[f"heldout/{name}/{metric}"] = losses.mean(losses.Term(*term))
         return results
+
+    def _paced(self, results: Any) -> Any:
+        """`results`, computed first where several CPU devices are simulated: they share a few threads, and programs
+        that overlap can starve each other's collectives, which ends the process."""
+        simulated = self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu"
+        return jax.block_until_ready(results) if simulated else results
 
     @property
     def _measure(self):

@@ -18,8 +18,6 @@ _XLA_FLAGS = [
 if metadata.version("jaxlib").startswith("0.10."):
     _XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_XLA_FLAGS]).strip()
-# Eight devices share a few threads: steps that overlap can starve each other's collectives, which ends the process.
-os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "0"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")

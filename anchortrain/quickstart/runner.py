@@ -147,7 +147,8 @@ class Runner:
 
 def _environment(out: Path) -> dict[str, str]:
     """One core a process, CPU only, and compiled programs shared between the stages."""
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    ours = "--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count=1"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {ours}"
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": flags.strip(),

@@ -77,7 +77,7 @@ def kill_while_saving(run_dir: Path, settings: list[str]) -> list[str]:
 def whole(settings, tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("whole") / "run"
     process = start(run_dir, settings, every=1000)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0 and "heldout/draws/kl " in stdout, stderr  # so TensorFlow was never imported
     return run_dir
 
@@ -95,10 +95,10 @@ def killed(settings, whole, tmp_path_factory) -> SimpleNamespace:
     third = start(run_dir, settings, every=1000)
     wait_until(third, lambda: lines_in(run_dir) > before + 10)
     third.send_signal(signal.SIGTERM)
-    stderr = third.communicate(timeout=60)[1]
+    stderr = third.communicate(timeout=300)[1]
     stopped_at = load_run(run_dir).step
     last = start(run_dir, settings, every=1000)
-    assert last.wait(timeout=120) == 0, last.communicate()
+    assert last.wait(timeout=300) == 0, last.communicate()
     return SimpleNamespace(
         run_dir=run_dir,
         lost=lost,
