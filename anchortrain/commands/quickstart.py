@@ -19,10 +19,11 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise UserError(f"--seed must not be negative, got {args.seed}")
 
-    def terminate(*_: Any) -> None:
+    def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job starts with SIGINT ignored
+        signal.signal(number, interrupt)
     try:
         Study(Path(args.out), args.seed).run()
     except KeyboardInterrupt:

@@ -25,11 +25,13 @@ FIELDS = {
 
 # Everything real but tiny; nothing is learned in so few tokens.
 _SMALL = """
+import signal
 import sys
 from pathlib import Path
 from anchortrain.quickstart.study import Scale, Study
 import anchortrain.quickstart.study as study
 study.MAX_EXTENSIONS = 0
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 scale = Scale(documents=600, instructions=200, samples=32, draws=64, pretrain_tokens=50_000, posttrain_tokens=10_000)
 Study(Path(sys.argv[1]), 3, scale).run()
 """
