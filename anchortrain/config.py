@@ -1,6 +1,6 @@
 """The typed configuration of a run: a handful of frozen dataclasses that gin binds.
 
-A field with no default here is required. `anchortrain.experiment` reads gin files into these and writes them
+Every field has a default. `anchortrain.experiment` reads gin files into these and writes them
 beside the run; nothing else in the package looks at gin.
 """
 
