@@ -18,8 +18,16 @@ class ModelConfig:
     d_ff: int = 192
     rope_theta: float = 500_000.0
     norm_eps: float = 1e-6
+    tie_embeddings: bool = False  # the head is the embedding's transpose
+    # Tokens that the model can read and write; 0 takes the vocabulary of the data. `anchortrain plan` needs it, having
+    # no data; a run checks it against its data.
+    vocabulary_size: int = 0
     compute_dtype: str = "float32"  # or "bfloat16"; parameters are always float32
-    remat: str = "none"  # "none" or "full": recompute each layer in the backward pass
+    # What of a layer is kept for the backward pass; the rest is computed again (see `model.remat`), from most memory to
+    # least: "none" keeps all, "dots" every matrix product, "attention" what attention needs, "full" only the input.
+    remat: str = "none"
+    # "reference", "splash" (TPU), "cudnn" (GPU); "auto" takes the one made for the device.
+    attention: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +56,9 @@ class LossConfig:
     anchor_source: str = "draws"
     anchor_data: str = ""  # prepared directory made by `anchortrain draw`; for anchor_source = "draws"
     anchor_rows: int = 4  # rows of `length` tokens of the anchor batch, beside batch_rows
+    # "online": the reference model's distributions, computed in each step; "stored": those that `anchortrain draw
+    # --top_k` wrote beside the draws (top-k and the remaining mass), so that no second model is in memory.
+    anchor_reference: str = "online"
     z_loss: float = 0.0
 
 
@@ -70,11 +81,17 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices per mesh axis; one of them may be -1: whatever is left."""
+    """Devices per mesh axis; one of them may be -1: whatever is left.
+
+    `data` replicates parameters, `fsdp` shards them and the optimizer's state, `sequence` cuts rows into pieces (for
+    long rows), `tensor` cuts heads, MLP and vocabulary.
+    """
 
     data: int = -1
     fsdp: int = 1
+    sequence: int = 1
     tensor: int = 1
+    slices: int = 1  # TPU slices, joined by the data-centre network; divides `data`, which alone crosses it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +113,7 @@ class RunConfig:
     seed: int = 0  # of the initial parameters
     init_from: str = ""  # run directory whose last checkpoint gives the initial parameters; also the anchor's reference
     log_every: int = 10
+    compiler_profile: str = ""  # named XLA options for a TPU generation, see `compiler.PROFILES`; "" sets none
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,18 +5,22 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, get_args, get_origin
 
+from anchortrain.compiler import PROFILES
 from anchortrain.config import Experiment
 from anchortrain.errors import UserError
 from anchortrain.nearest import suggest
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "ModelConfig.compute_dtype": ("float32", "bfloat16"),
-    "ModelConfig.remat": ("none", "full"),
+    "ModelConfig.remat": ("none", "dots", "attention", "full"),
+    "ModelConfig.attention": ("auto", "reference", "splash", "cudnn"),
     "LossConfig.objective": ("masked", "unmasked"),
     "LossConfig.anchor_direction": ("forward", "reverse"),
     "LossConfig.anchor_source": ("draws", "data"),
+    "LossConfig.anchor_reference": ("online", "stored"),
     "OptimizerConfig.name": ("adamw", "muon"),
     "OptimizerConfig.schedule": ("cosine", "wsd", "constant"),
+    "RunConfig.compiler_profile": ("", *PROFILES),
 }
 
 
@@ -39,6 +43,7 @@ RANGES: dict[str, _Range] = {
     **dict.fromkeys(("ModelConfig.d_model", "ModelConfig.n_layers", "ModelConfig.n_heads"), _POSITIVE),
     **dict.fromkeys(("ModelConfig.n_kv_heads", "ModelConfig.d_ff"), _POSITIVE),
     **dict.fromkeys(("ModelConfig.rope_theta", "ModelConfig.norm_eps"), _POSITIVE),
+    "ModelConfig.vocabulary_size": _NOT_NEGATIVE,
     **dict.fromkeys(("DataConfig.length", "DataConfig.batch_rows", "LossConfig.anchor_rows"), _POSITIVE),
     "DataConfig.train": _POSITIVE,  # of each share
     "DataConfig.seed": _SEED,
@@ -51,7 +56,9 @@ RANGES: dict[str, _Range] = {
     "OptimizerConfig.final_share": _SHARE,
     **dict.fromkeys(("OptimizerConfig.beta1", "OptimizerConfig.beta2"), _BELOW_ONE),
     "OptimizerConfig.weight_decay": _NOT_NEGATIVE,
-    **dict.fromkeys(("MeshConfig.data", "MeshConfig.fsdp", "MeshConfig.tensor"), _AXIS),
+    **dict.fromkeys(("MeshConfig.data", "MeshConfig.fsdp"), _AXIS),
+    **dict.fromkeys(("MeshConfig.sequence", "MeshConfig.tensor"), _AXIS),
+    "MeshConfig.slices": _POSITIVE,
     **dict.fromkeys(("CheckpointConfig.every_steps", "CheckpointConfig.keep"), _POSITIVE),
     **dict.fromkeys(("EvaluateConfig.every_steps", "EvaluateConfig.batches"), _POSITIVE),
     **dict.fromkeys(("RunConfig.tokens", "RunConfig.accumulation", "RunConfig.log_every"), _POSITIVE),
@@ -60,7 +67,7 @@ RANGES: dict[str, _Range] = {
 
 
 def typed(value: Any, kind: Any, name: str, where: str | None) -> Any:
-    """`value` as a field of type `kind`: int, float (an int will do), str, or dict of these.
+    """`value` as a field of type `kind`: int, float (an int will do), bool, str, or dict of these.
 
     Raises UserError naming the field, the type expected and the value got.
     """
@@ -78,7 +85,7 @@ def typed(value: Any, kind: Any, name: str, where: str | None) -> Any:
         if not math.isfinite(number):
             raise UserError(f"{name} must be a finite number, got {value}", where=where)
         return number
-    if kind in (int, str) and type(value) is kind:
+    if kind in (int, str, bool) and type(value) is kind:
         return value
     raise _type_error(value, kind, name, where)
 
@@ -125,6 +132,7 @@ def _relations(experiment: Experiment) -> list[tuple[tuple[str, ...], bool, str]
     optimizer, mesh, run = experiment.optimizer, experiment.mesh, experiment.run
     shares = optimizer.warmup_share + optimizer.decay_share
     free = [axis.name for axis in dataclasses.fields(mesh) if getattr(mesh, axis.name) == -1]
+    stored = loss.anchor_weight > 0 and loss.anchor_reference == "stored"
     return [
         _divides("ModelConfig.n_heads", model.n_heads, "ModelConfig.d_model", model.d_model),
         _divides("ModelConfig.n_kv_heads", model.n_kv_heads, "ModelConfig.n_heads", model.n_heads),
@@ -145,6 +153,17 @@ def _relations(experiment: Experiment) -> list[tuple[tuple[str, ...], bool, str]
             "LossConfig.anchor_data must name the draws of `anchortrain draw` when LossConfig.anchor_weight > 0",
         ),
         (
+            ("LossConfig.anchor_reference", "LossConfig.anchor_source"),
+            not stored or loss.anchor_source == "draws",
+            "LossConfig.anchor_reference = 'stored' needs anchor_source = 'draws': only draws store distributions",
+        ),
+        (
+            ("LossConfig.anchor_direction", "LossConfig.anchor_reference"),
+            not stored or loss.anchor_direction == "forward",
+            "LossConfig.anchor_direction must be 'forward' when anchor_reference is 'stored': the mass that is not "
+            "stored has no distribution to compare with",
+        ),
+        (
             ("OptimizerConfig.decay_share", "OptimizerConfig.warmup_share"),
             optimizer.schedule != "wsd" or shares <= 1,
             f"OptimizerConfig.warmup_share + decay_share must be at most 1, got {shares:g}",
@@ -153,6 +172,16 @@ def _relations(experiment: Experiment) -> list[tuple[tuple[str, ...], bool, str]
             tuple(f"MeshConfig.{axis}" for axis in free),
             len(free) <= 1,
             f"only one axis of MeshConfig may be -1, got {' and '.join(free)}",
+        ),
+        (
+            ("MeshConfig.slices", "MeshConfig.data"),
+            mesh.data == -1 or mesh.data % mesh.slices == 0,
+            f"MeshConfig.slices must divide MeshConfig.data ({mesh.data}), got {mesh.slices}",
+        ),
+        (
+            ("MeshConfig.sequence", "DataConfig.length"),
+            mesh.sequence < 1 or data.length % mesh.sequence == 0,
+            f"MeshConfig.sequence must divide DataConfig.length ({data.length}), got {mesh.sequence}",
         ),
     ]
 

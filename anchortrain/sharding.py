@@ -1,21 +1,24 @@
 """The device mesh and the one table from logical axes to mesh axes.
 
-Parameters name their dimensions by logical axes (`model.transformer.LOGICAL_AXES`); activations are
-constrained only at the batch dimension, and the compiler propagates the rest.
+Parameters name their dimensions by logical axes (`model.transformer.LOGICAL_AXES`); activations are constrained at
+batch and length, and the compiler propagates the rest. A batch is spread over `data` and `fsdp`, rows over `sequence`.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from anchortrain.config import MeshConfig
 from anchortrain.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "sequence", "tensor")
 
 RULES: dict[str | None, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
+    "length": "sequence",
     "embed": "fsdp",
     "heads": "tensor",
     "mlp": "tensor",
@@ -25,23 +28,48 @@ RULES: dict[str | None, str | tuple[str, ...] | None] = {
 }
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over all `devices` with axes `AXES`. Raises UserError when the sizes do not multiply up."""
-    devices = list(devices if devices is not None else jax.devices())
-    sizes = [config.data, config.fsdp, config.tensor]
-    known = 1
-    for size in sizes:
-        known *= size if size != -1 else 1
-    if sizes.count(-1) == 1 and len(devices) % known == 0:
-        sizes[sizes.index(-1)] = len(devices) // known
-    total = sizes[0] * sizes[1] * sizes[2]
-    if min(sizes) < 1 or total != len(devices):
+def mesh_sizes(config: MeshConfig, count: int) -> tuple[int, ...]:
+    """Devices along each of `AXES`. Raises UserError when they do not multiply up to `count`."""
+    sizes = [getattr(config, axis) for axis in AXES]
+    known = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) == 1 and count % known == 0:
+        sizes[sizes.index(-1)] = count // known
+    if min(sizes) < 1 or math.prod(sizes) != count or sizes[0] % config.slices:
+        asked = " ".join(f"{axis}={getattr(config, axis)}" for axis in AXES)
+        slices = f" in {config.slices} slices" if config.slices > 1 else ""
         raise UserError(
-            f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not fit {len(devices)} devices",
+            f"mesh {asked} does not fit {count} devices{slices}",
             where="MeshConfig",
-            mend="make the product equal the number of devices, or set one axis to -1",
+            mend="make the product equal the number of devices, or set one axis to -1; slices must divide data",
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return tuple(sizes)
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all `devices` with axes `AXES`. Raises UserError when the sizes do not multiply up.
+
+    With several slices `data` leads with them, so that nothing but its gradient reduction crosses between slices.
+    """
+    devices = list(devices if devices is not None else jax.devices())
+    sizes = mesh_sizes(config, len(devices))
+    if config.slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    within = (sizes[0] // config.slices, *sizes[1:])
+    parts = []
+    for part in _slices(devices, config.slices):
+        parts.append(jax.make_mesh(within, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=part).devices)
+    return Mesh(np.concatenate(parts), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _slices(devices: list[jax.Device], count: int) -> list[list[jax.Device]]:
+    """The devices of each slice; where devices know of none (CPU, GPU) as many slices of neighbours are simulated."""
+    numbers = sorted({getattr(device, "slice_index", None) or 0 for device in devices})
+    if len(numbers) == 1:
+        share = len(devices) // count
+        return [devices[i * share : (i + 1) * share] for i in range(count)]
+    if len(numbers) != count:
+        raise UserError(f"slices = {count}, but the devices are of {len(numbers)} slices", where="MeshConfig")
+    return [[device for device in devices if device.slice_index == number] for number in numbers]
 
 
 def spec(logical: Sequence[str | None]) -> PartitionSpec:

@@ -14,10 +14,12 @@ from anchortrain.sharding import AXES, RULES, constrain, make_mesh, named, spec
 @pytest.mark.parametrize(
     "config, shape",
     [
-        (MeshConfig(), (8, 1, 1)),
-        (MeshConfig(data=1, fsdp=-1), (1, 8, 1)),
-        (MeshConfig(data=2, fsdp=2, tensor=2), (2, 2, 2)),
-        (MeshConfig(data=-1, fsdp=2, tensor=4), (1, 2, 4)),
+        (MeshConfig(), (8, 1, 1, 1)),
+        (MeshConfig(data=1, fsdp=-1), (1, 8, 1, 1)),
+        (MeshConfig(data=2, fsdp=2, tensor=2), (2, 2, 1, 2)),
+        (MeshConfig(data=-1, fsdp=2, tensor=4), (1, 2, 1, 4)),
+        (MeshConfig(data=1, fsdp=2, sequence=-1), (1, 2, 4, 1)),
+        (MeshConfig(data=4, tensor=2, slices=2), (4, 1, 1, 2)),
     ],
 )
 def test_the_mesh_uses_all_devices(config, shape):
@@ -28,11 +30,24 @@ def test_the_mesh_uses_all_devices(config, shape):
 
 @pytest.mark.parametrize(
     "config",
-    [MeshConfig(data=3), MeshConfig(data=4), MeshConfig(fsdp=3), MeshConfig(data=8, fsdp=2), MeshConfig(-1, -1, 8)],
+    [
+        MeshConfig(data=3),
+        MeshConfig(data=4),
+        MeshConfig(fsdp=3),
+        MeshConfig(data=8, fsdp=2),
+        MeshConfig(-1, -1, 8),
+        MeshConfig(data=1, fsdp=-1, slices=2),
+    ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(config):
     with pytest.raises(UserError, match=f"data={config.data} .* does not fit 8 devices"):
         make_mesh(config)
+
+
+def test_slices_are_the_outermost_parts_of_data():
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2, slices=2))
+    first, second = (set(part.flat) for part in (mesh.devices[:2], mesh.devices[2:]))
+    assert first == set(jax.devices()[:4]) and second == set(jax.devices()[4:])
 
 
 def test_every_parameter_has_a_spec():
