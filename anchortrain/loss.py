@@ -12,19 +12,18 @@ Shapes: B rows, L length, D width, V vocabulary. A batch is the dict of arrays d
 `data.loader`, with the anchor's rows under "anchor".
 """
 
+import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from anchortrain.config import LossConfig
+from anchortrain.linear_softmax import Statistics, weighted_sum
 from anchortrain.model.transformer import Transformer
 from anchortrain.roles import Role
-
-# Logits are made for as many positions at a time as fit this many elements, forward and backward, so that
-# [B, L, V] never exists.
-LOGIT_ELEMENTS = 1 << 24
+from anchortrain.sharding import batch_ways
 
 Batch = dict[str, jax.Array | dict[str, jax.Array]]
 
@@ -46,19 +45,115 @@ LOGGED_ROLES = {
 }
 
 
-def _over_chunks(function, xs: tuple[jax.Array, ...], vocab_size: int):
-    """Sums `function(*chunk)` over chunks of the length axis, recomputing logits in the backward pass."""
-    B, L = xs[0].shape[:2]
-    chunks = next(n for n in range(1, L + 1) if L % n == 0 and (B * (L // n) * vocab_size <= LOGIT_ELEMENTS or n == L))
-    if chunks == 1:
-        return function(*xs)
-    split = tuple(jnp.moveaxis(x.reshape(B, chunks, L // chunks, *x.shape[2:]), 1, 0) for x in xs)
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy:
+    """-log p(target), plus `z_loss` times the squared log normaliser; metrics "loss", "entropy", "accuracy"."""
 
-    def body(total, chunk):
-        return jax.tree.map(jnp.add, total, jax.checkpoint(function)(*chunk)), None
+    z_loss: float = 0.0
+    tilted: int = 0
 
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, *(x[0] for x in split)))
-    return jax.lax.scan(body, zero, split)[0]
+    def tilt(self, logits: list[jax.Array]) -> jax.Array:
+        return logits[0]  # the entropy is lse - E[logit]
+
+    def pick(self, logits_TC: jax.Array, columns_C: jax.Array, targets_T: jax.Array) -> jax.Array:
+        # A masked sum in place of a gather: local on a cut vocabulary, and fast on a TPU.
+        return jnp.sum(jnp.where(columns_C == targets_T[:, None], logits_TC, 0.0), axis=1)
+
+    def value(self, statistics: Statistics, targets_T: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        lse, chosen = statistics.lse[0], statistics.picked
+        correct = (chosen >= statistics.max[0]).astype(jnp.float32)
+        metrics = {"loss": lse - chosen, "entropy": lse - statistics.tilt, "accuracy": correct}
+        return lse - chosen + self.z_loss * lse**2, metrics
+
+    def gradient(
+        self, logits: list[jax.Array], columns_C: jax.Array, statistics: Statistics, targets_T: jax.Array
+    ) -> jax.Array:
+        lse = statistics.lse[0][:, None]
+        slope = jnp.exp(logits[0] - lse) * (1 + 2 * self.z_loss * lse)
+        return slope - (columns_C == targets_T[:, None])
+
+
+@dataclasses.dataclass(frozen=True)
+class Divergence:
+    """KL between the next-token distributions of the reference (source 1) and the model, in nats.
+
+    `direction` "forward" is KL(ref || model), "reverse" KL(model || ref).
+    """
+
+    direction: str = "forward"
+
+    @property
+    def tilted(self) -> int:
+        return {"forward": 1, "reverse": 0}[self.direction]
+
+    def tilt(self, logits: list[jax.Array]) -> jax.Array:
+        return logits[self.tilted] - logits[1 - self.tilted]
+
+    def pick(self, logits_TC: jax.Array, columns_C: jax.Array, data: Any) -> None:
+        return None
+
+    def value(self, statistics: Statistics, data: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        lse = statistics.lse
+        return statistics.tilt - lse[self.tilted] + lse[1 - self.tilted], {}
+
+    def gradient(self, logits: list[jax.Array], columns_C: jax.Array, statistics: Statistics, data: Any) -> jax.Array:
+        model, reference = (jnp.exp(z - lse[:, None]) for z, lse in zip(logits, statistics.lse, strict=True))
+        if self.direction == "forward":
+            return model - reference
+        return model * (self.tilt(logits) - statistics.tilt[:, None])
+
+
+class Stored(NamedTuple):
+    """Reference distributions made ahead of time: the k most probable tokens and what is left. [B, L, k] each."""
+
+    ids: jax.Array  # int32, distinct; any that cannot occur (-2) with log-probability -inf is none
+    log_probs: jax.Array  # float32
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredDivergence:
+    """KL(ref || model) between distributions over the stored tokens and "any other token".
+
+    By the data-processing inequality it is at most the whole KL; what it misses is how the reference's remaining mass
+    is spread. Zero where the model equals the reference.
+    """
+
+    tilted: int = 0
+
+    def tilt(self, logits: list[jax.Array]) -> None:
+        return None
+
+    def pick(self, logits_TC: jax.Array, columns_C: jax.Array, stored: Stored) -> jax.Array:
+        at_TkC = columns_C == stored.ids[..., None]
+        return jnp.sum(jnp.where(at_TkC, logits_TC[:, None], 0.0), axis=-1)
+
+    def _parts(self, statistics: Statistics, stored: Stored) -> tuple[jax.Array, ...]:
+        """(reference [T, k], model's logs [T, k], reference's rest [T], model's rest [T])"""
+        reference_Tk = jnp.exp(stored.log_probs)
+        model_Tk = statistics.picked - statistics.lse[0][:, None]
+        known_Tk = jnp.where(stored.ids >= 0, jnp.exp(model_Tk), 0.0)
+        rests = (jnp.maximum(1.0 - jnp.sum(p, axis=1), _LEAST_REST) for p in (reference_Tk, known_Tk))
+        return reference_Tk, model_Tk, *rests
+
+    def value(self, statistics: Statistics, stored: Stored) -> tuple[jax.Array, dict[str, jax.Array]]:
+        reference_Tk, model_Tk, rest, model_rest = self._parts(statistics, stored)
+        known = jnp.where(reference_Tk > 0, reference_Tk * (stored.log_probs - model_Tk), 0.0)
+        return jnp.sum(known, axis=1) + rest * jnp.log(rest / model_rest), {}
+
+    def gradient(
+        self, logits: list[jax.Array], columns_C: jax.Array, statistics: Statistics, stored: Stored
+    ) -> jax.Array:
+        reference_Tk, model_Tk, rest, model_rest = self._parts(statistics, stored)
+        share = (rest / model_rest)[:, None]
+        model_TC = jnp.exp(logits[0] - statistics.lse[0][:, None])
+        # Of a stored token: model - reference. Of any other: model's share of its rest is left as it is.
+        correction_Tk = jnp.exp(model_Tk) * share - reference_Tk
+        at_TkC = columns_C == stored.ids[..., None]
+        return model_TC * (1.0 - share) + jnp.sum(jnp.where(at_TkC, correction_Tk[..., None], 0.0), axis=1)
+
+
+# Float32 sums of probabilities are exact to about this.
+_LEAST_REST = 1e-7
 
 
 def text_term(model: Transformer, hidden_BLD: jax.Array, batch: Batch, z_loss: float = 0.0) -> tuple[Term, Terms]:
@@ -67,66 +162,37 @@ def text_term(model: Transformer, hidden_BLD: jax.Array, batch: Batch, z_loss: f
     Returns:
       The training term, and metrics "loss/ROLE", "entropy/ROLE" (of the prediction), "accuracy/ROLE".
     """
-    vocab_size = model.head.shape[-1]
-
-    def chunk(h_BCD, targets_BC, weights_BC, roles_BC):
-        logits = model.logits(h_BCD)
-        lse = jax.nn.logsumexp(logits, axis=-1)
-        # A masked sum instead of a gather: it stays local on a sharded vocabulary and its gradient is no scatter.
-        is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets_BC[..., None]
-        chosen = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
-        nll = lse - chosen
-        total = jnp.sum(weights_BC * (nll + z_loss * lse**2))
-        free = jax.lax.stop_gradient(logits)
-        entropy = lse - jnp.sum(jnp.exp(free - lse[..., None]) * free, axis=-1)
-        correct = (chosen >= jnp.max(free, axis=-1)).astype(jnp.float32)
-        by_role = {}
-        for name, role in LOGGED_ROLES.items():
-            here = (roles_BC == role).astype(jnp.float32)
-            values = {"loss": nll, "entropy": entropy, "accuracy": correct}
-            by_role[name] = jax.lax.stop_gradient(
-                {kind: jnp.sum(here * value) for kind, value in values.items()} | {"count": jnp.sum(here)}
-            )
-        return total, by_role
-
-    args = (hidden_BLD, batch["targets"], batch["loss_weights"], batch["target_roles"])
-    total, by_role = _over_chunks(chunk, args, vocab_size)
-    metrics = {
-        f"{kind}/{name}": Term(values[kind], values["count"])
-        for name, values in by_role.items()
-        for kind in ("loss", "entropy", "accuracy")
-    }
-    return Term(total, jnp.sum(batch["loss_weights"])), metrics
-
-
-def divergence(logits_ref: jax.Array, logits: jax.Array, direction: str) -> jax.Array:
-    """KL between the next-token distributions at each position, in nats.
-
-    Args:
-      logits_ref: reference logits [..., V].
-      logits: model logits [..., V].
-      direction: "forward" is KL(ref || model), "reverse" KL(model || ref).
-    """
-    log_ref, log_model = jax.nn.log_softmax(logits_ref), jax.nn.log_softmax(logits)
-    first, second = {"forward": (log_ref, log_model), "reverse": (log_model, log_ref)}[direction]
-    return jnp.sum(jnp.exp(first) * (first - second), axis=-1)
+    weights_BL = batch["loss_weights"]
+    total, by_token = weighted_sum(CrossEntropy(z_loss), [hidden_BLD], [model.head_DV], batch["targets"], weights_BL)
+    metrics = {}
+    for name, role in LOGGED_ROLES.items():
+        here = (batch["target_roles"] == role).astype(jnp.float32)
+        count = jnp.sum(here)
+        metrics |= {f"{kind}/{name}": Term(jnp.sum(here * value), count) for kind, value in by_token.items()}
+    return Term(total, jnp.sum(weights_BL)), jax.lax.stop_gradient(metrics)
 
 
 def anchor_term(
-    model: Transformer, hidden_BLD: jax.Array, reference: Transformer, batch: dict[str, jax.Array], direction: str
+    model: Transformer,
+    hidden_BLD: jax.Array,
+    reference: Transformer | None,
+    batch: dict[str, jax.Array],
+    direction: str,
 ) -> Term:
     """The anchor A: divergence summed over annotation positions, per annotation.
 
-    Only the annotations carry it, so `batch` should hold prompts and annotations and no response.
+    Only the annotations carry it, so `batch` should hold prompts and annotations and no response. Without a
+    `reference` its distributions are those stored in the batch.
     """
+    weights_BL = batch["anchor_positions"]
+    if reference is None:
+        stored = Stored(batch["reference_ids"], batch["reference_log_probs"])
+        total, _ = weighted_sum(StoredDivergence(), [hidden_BLD], [model.head_DV], stored, weights_BL)
+        return Term(total, annotation_count(batch))
     segment_args = (batch["inputs"], batch["positions"], batch["segment_ids"])
     reference_BLD = jax.lax.stop_gradient(reference.hidden(*segment_args))
-
-    def chunk(h_BCD, ref_BCD, at_BC):
-        logits_ref = jax.lax.stop_gradient(reference.logits(ref_BCD))
-        return jnp.sum(at_BC * divergence(logits_ref, model.logits(h_BCD), direction))
-
-    total = _over_chunks(chunk, (hidden_BLD, reference_BLD, batch["anchor_positions"]), model.head.shape[-1])
+    sources = [hidden_BLD, reference_BLD], [model.head_DV, jax.lax.stop_gradient(reference.head_DV)]
+    total, _ = weighted_sum(Divergence(direction), *sources, None, weights_BL)
     return Term(total, annotation_count(batch))
 
 
@@ -160,11 +226,25 @@ def loss_terms(
     if "anchor" not in batch:
         text, metrics = text_term(model, model.hidden(*(batch[k] for k in keys)), batch, config.z_loss)
         return {"text": text}, metrics
-    anchor, rows = batch["anchor"], batch["inputs"].shape[0]
-    hidden_BLD = model.hidden(*(jnp.concatenate([batch[k], anchor[k]]) for k in keys))
-    text, metrics = text_term(model, hidden_BLD[:rows], batch, config.z_loss)
-    term = anchor_term(model, hidden_BLD[rows:], reference, anchor, config.anchor_direction)
+    anchor = batch["anchor"]
+    both_BLD = model.hidden(*(_beside(batch[k], anchor[k]) for k in keys))
+    hidden_BLD, anchor_BLD = _apart(both_BLD, anchor["inputs"].shape[0])
+    text, metrics = text_term(model, hidden_BLD, batch, config.z_loss)
+    term = anchor_term(model, anchor_BLD, reference, anchor, config.anchor_direction)
     return {"text": text, "anchor": term}, metrics | {"anchor/kl": jax.lax.stop_gradient(term)}
+
+
+def _beside(rows_BL: jax.Array, more_AL: jax.Array) -> jax.Array:
+    """Both, [B + A, L]: each device's rows beside its share of the others, so that nothing moves between devices."""
+    parts = (x.reshape(batch_ways(), -1, *x.shape[1:]) for x in (rows_BL, more_AL))
+    return jnp.concatenate(list(parts), axis=1).reshape(-1, *rows_BL.shape[1:])
+
+
+def _apart(both_BLD: jax.Array, more: int) -> tuple[jax.Array, jax.Array]:
+    """What `_beside` put together, the second of `more` rows."""
+    by_device = both_BLD.reshape(batch_ways(), -1, *both_BLD.shape[1:])
+    rows = by_device.shape[1] - more // batch_ways()
+    return tuple(x.reshape(-1, *both_BLD.shape[1:]) for x in (by_device[:, :rows], by_device[:, rows:]))
 
 
 def mean(term: Term) -> float:

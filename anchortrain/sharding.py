@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from anchortrain.config import MeshConfig
 from anchortrain.errors import UserError
@@ -99,8 +99,18 @@ def named(mesh: Mesh, logical: Sequence[str | None], shape: Sequence[int]) -> Na
     return NamedSharding(mesh, partition)
 
 
+def current_mesh() -> AbstractMesh | None:
+    """The mesh set by `jax.set_mesh`; None where there is none, or none with these axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if mesh.axis_names == AXES else None
+
+
+def batch_ways() -> int:
+    """Over how many devices of the current mesh the rows of a batch are spread."""
+    mesh = current_mesh()
+    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def constrain(x: jax.Array, logical: Sequence[str | None]) -> jax.Array:
     """`x` constrained to its sharding under the current mesh; unchanged where no mesh is set."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return x
-    return jax.lax.with_sharding_constraint(x, spec(logical))
+    return x if current_mesh() is None else jax.lax.with_sharding_constraint(x, spec(logical))

@@ -48,8 +48,8 @@ def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over the data and fsdp axes."""
-    return NamedSharding(mesh, spec(("batch",)))
+    """Rows of a batch over the data and fsdp axes, tokens of a row over the sequence axis."""
+    return NamedSharding(mesh, spec(("batch", "length")))
 
 
 def init_params(config: ModelConfig, vocabulary_size: int, seed: int, mesh: Mesh) -> Params:

@@ -174,39 +174,8 @@ def test_the_reference_gets_no_gradient():
     assert not any(leaf.any() for leaf in jax.tree.leaves(jax.jit(jax.grad(anchor))(OTHER)))
 
 
-@pytest.mark.parametrize("elements", [1, 4 * 8 * 128])
-def test_chunks_change_neither_value_nor_gradient(monkeypatch, elements):
-    batch = random_batch(4, 4, anchor_rows=3)
-    config = LossConfig(anchor_weight=0.7, z_loss=0.01)
-
-    whole = gradient_by_hidden(batch, config)
-    monkeypatch.setattr(losses, "LOGIT_ELEMENTS", elements)
-    chunked = gradient_by_hidden(batch, config)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), whole, chunked)
-
-
-def test_no_array_of_all_logits_exists(monkeypatch):
-    batch = random_batch(5, 2)
-    monkeypatch.setattr(losses, "LOGIT_ELEMENTS", 2 * 4 * 128)
-
-    def text(params, hidden_BLD):
-        return losses.text_term(model_with(ABSTRACT, params), hidden_BLD, batch)[0].sum
-
-    lowered = jax.jit(jax.grad(text, argnums=(0, 1))).lower(PARAMS, jnp.ones((2, 40, 16))).as_text()
-    assert "tensor<2x4x128xf32>" in lowered and "tensor<2x40x128xf32>" not in lowered
-
-
 def test_a_batch_without_annotations_has_no_metrics_of_them():
     plain = packed([[]], length=8)
     found, metrics = compiled_terms(PARAMS, None, plain, LossConfig())
     assert found["text"] == (0, 0) and all(metric == (0, 0) for metric in metrics.values())
     assert math.isnan(losses.mean(metrics["loss/text"]))
-
-
-@pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_divergence_of_two_coins(direction):
-    p, q = 0.9, 0.3
-    a, b = (p, q) if direction == "forward" else (q, p)
-    expected = a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))
-    ref, model = (jnp.log(jnp.array([[x, 1 - x]])) + 5.0 for x in (p, q))
-    np.testing.assert_allclose(losses.divergence(ref, model, direction), [expected], rtol=1e-5)

@@ -30,7 +30,10 @@ CONFIG = LossConfig(anchor_weight=0.5, z_loss=0.01)
 MESHES = {
     "data=8": MeshConfig(data=8),
     "fsdp=8": MeshConfig(data=1, fsdp=8),
+    "tensor=2 data=4": MeshConfig(data=4, tensor=2),
+    "sequence=4 data=2": MeshConfig(data=2, sequence=4),
     "data=2 fsdp=2 tensor=2": MeshConfig(data=2, fsdp=2, tensor=2),
+    "fsdp=2 sequence=2 tensor=2": MeshConfig(data=1, fsdp=2, sequence=2, tensor=2),
 }
 
 

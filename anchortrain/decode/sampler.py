@@ -134,7 +134,7 @@ def _sample(request: _Request, drawn: Drawn, row: int, forced: list[int]) -> Sam
 
 
 def _columns(model: Transformer, vocabulary: Vocabulary) -> int:
-    columns = model.head.shape[-1]
+    columns = model.head_DV.shape[-1]
     if columns < vocabulary.size:
         what = f"the vocabulary has {vocabulary.size} ids, the model's head only {columns}"
         raise UserError(what, where=str(vocabulary.path), mend="use the tokenizer of the run")

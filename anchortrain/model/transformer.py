@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from anchortrain.config import ModelConfig
-from anchortrain.model import attention
+from anchortrain.model import attention, kernels, remat
+from anchortrain.model.embedding import lookup
+from anchortrain.model.gather import gathered, gathers
 from anchortrain.sharding import constrain
 
 # Logical axes of each parameter by its name; those of a layer lead with the stacking axis.
@@ -36,34 +38,6 @@ LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
 INIT_STDDEV = 0.02  # of every matrix, as in OLMo-2
 
 
-# Up to this many rows the gradient of the embedding is a matrix product with one-hot rows: on CPU XLA runs a
-# scatter one token at a time (60 of 85 ms of a quick-start step); on TPU the product is free at this size.
-ONE_HOT_VOCABULARY = 4096
-
-
-@jax.custom_vjp
-def _lookup(table_VD: jax.Array, tokens_BL: jax.Array) -> jax.Array:
-    return table_VD[tokens_BL]
-
-
-def _lookup_forward(table_VD: jax.Array, tokens_BL: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return table_VD[tokens_BL], (tokens_BL, table_VD)
-
-
-def _lookup_backward(saved: tuple[jax.Array, jax.Array], grad_BLD: jax.Array) -> tuple[jax.Array, None]:
-    tokens_BL, table_VD = saved
-    one_hot_BLV = jax.nn.one_hot(tokens_BL, table_VD.shape[0], dtype=grad_BLD.dtype)
-    return jnp.einsum("blv,bld->vd", one_hot_BLV, grad_BLD), None
-
-
-_lookup.defvjp(_lookup_forward, _lookup_backward)
-
-
-def lookup(table_VD: jax.Array, tokens_BL: jax.Array) -> jax.Array:
-    """Rows of a table, [B, L, D]."""
-    return _lookup(table_VD, tokens_BL) if table_VD.shape[0] <= ONE_HOT_VOCABULARY else table_VD[tokens_BL]
-
-
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     """Root-mean-square norm over the last axis, in float32, returned in the type of `x`."""
     x32 = x.astype(jnp.float32)
@@ -72,9 +46,9 @@ def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
 
 
 def dense(x_BLD: jax.Array, weight_DF: jax.Array) -> jax.Array:
-    """`x @ weight` in the type of `x`. Rows are flattened first: the gradient of the weight is then a plain
-    matrix product, which XLA's CPU backend runs 2x faster than a contraction over two axes."""
-    flat = x_BLD.reshape(-1, x_BLD.shape[-1]) @ weight_DF.astype(x_BLD.dtype)
+    """`x @ weight`. Rows are flattened first: the gradient of the weight is then a plain matrix product, which XLA's
+    CPU backend runs 2x faster than a contraction over two axes."""
+    flat = x_BLD.reshape(-1, x_BLD.shape[-1]) @ weight_DF
     return flat.reshape(*x_BLD.shape[:-1], -1)
 
 
@@ -101,29 +75,42 @@ class Layer(nnx.Module):
         self.down = param(F, D)
         self.mlp_norm = nnx.Param(jnp.ones(D))
 
+    def _whole(self, name: str, dtype: jnp.dtype) -> jax.Array:
+        """The weight called `name`, whole along `fsdp`; stacked layers lead with an axis more than a layer."""
+        return gathered(getattr(self, name)[...], LOGICAL_AXES[name][1:], dtype)
+
+    def _dense(self, x_BLD: jax.Array, name: str) -> jax.Array:
+        return dense(x_BLD, self._whole(name, x_BLD.dtype))
+
     def project(self, x_BLD: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Rotated queries [B, L, H, C], rotated keys and values [B, L, K, C]."""
         c = self.config
         B, L, _ = x_BLD.shape
-        q = rms_norm(dense(x_BLD, self.query[...]), self.query_norm[...], c.norm_eps)
-        k = rms_norm(dense(x_BLD, self.key[...]), self.key_norm[...], c.norm_eps)
-        v = dense(x_BLD, self.value[...])
-        q = attention.rotate(q.reshape(B, L, c.n_heads, -1), *rotary)
-        k = attention.rotate(k.reshape(B, L, c.n_kv_heads, -1), *rotary)
-        return q, k, v.reshape(B, L, c.n_kv_heads, -1)
+        q = remat.named(self._dense(x_BLD, "query"), remat.QUERY)
+        k = remat.named(self._dense(x_BLD, "key"), remat.KEY)
+        v = remat.named(self._dense(x_BLD, "value"), remat.VALUE)
+        q = rms_norm(q, self.query_norm[...], c.norm_eps).reshape(B, L, c.n_heads, -1)
+        k = rms_norm(k, self.key_norm[...], c.norm_eps).reshape(B, L, c.n_kv_heads, -1)
+        return attention.rotate(q, *rotary), attention.rotate(k, *rotary), v.reshape(B, L, c.n_kv_heads, -1)
 
     def finish(self, x_BLD: jax.Array, attended_BLHC: jax.Array) -> jax.Array:
         """The rest of the layer, once attention is done: output projection, MLP, both norms."""
         c = self.config
         B, L, _ = x_BLD.shape
-        attended = dense(attended_BLHC.reshape(B, L, -1), self.output[...])
+        attended = remat.named(self._dense(attended_BLHC.reshape(B, L, -1), "output"), remat.OUTPUT)
         x_BLD = x_BLD + rms_norm(attended, self.attention_norm[...], c.norm_eps)
-        hidden_BLF = jax.nn.silu(dense(x_BLD, self.gate[...])) * dense(x_BLD, self.up[...])
-        return x_BLD + rms_norm(dense(hidden_BLF, self.down[...]), self.mlp_norm[...], c.norm_eps)
+        weights = [self._whole(name, x_BLD.dtype) for name in ("gate", "up", "down")]
+        return remat.in_pieces(lambda x: self._mlp(x, *weights), x_BLD, c.remat)
 
-    def __call__(self, x_BLD: jax.Array, rotary: tuple[jax.Array, jax.Array], mask_BLL: jax.Array) -> jax.Array:
-        q, k, v = self.project(x_BLD, rotary)
-        return constrain(self.finish(x_BLD, attention.attend(q, k, v, mask_BLL)), ("batch", None, None))
+    def _mlp(self, x_BLD: jax.Array, gate_DF: jax.Array, up_DF: jax.Array, down_FD: jax.Array) -> jax.Array:
+        gate = remat.named(dense(x_BLD, gate_DF), remat.GATE)
+        up = remat.named(dense(x_BLD, up_DF), remat.UP)
+        down = remat.named(dense(jax.nn.silu(gate) * up, down_FD), remat.DOWN)
+        return x_BLD + rms_norm(down, self.mlp_norm[...], self.config.norm_eps)
+
+    def __call__(self, x_BLD: jax.Array, rotary: tuple[jax.Array, jax.Array], attend: kernels.Attention) -> jax.Array:
+        attended_BLHC = attend(*self.project(x_BLD, rotary))
+        return constrain(self.finish(x_BLD, attended_BLHC), ("batch", "length", None))
 
 
 class Transformer(nnx.Module):
@@ -135,10 +122,13 @@ class Transformer(nnx.Module):
         self.embedding = nnx.Param(matrix(rngs.params(), (vocab_size, config.d_model), jnp.float32))
         self.layers = jax.vmap(lambda r: Layer(config, rngs=r))(rngs.split(config.n_layers))
         self.final_norm = nnx.Param(jnp.ones(config.d_model))
-        self.head = nnx.Param(matrix(rngs.params(), (config.d_model, vocab_size), jnp.float32))
+        if not config.tie_embeddings:
+            self.head = nnx.Param(matrix(rngs.params(), (config.d_model, vocab_size), jnp.float32))
 
-    def _embed(self, tokens_BL: jax.Array) -> jax.Array:
-        return lookup(self.embedding[...], tokens_BL).astype(self.config.compute_dtype)
+    @property
+    def head_DV(self) -> jax.Array:
+        """The matrix from hidden states to logits."""
+        return self.embedding[...].T if self.config.tie_embeddings else self.head[...]
 
     def _rotary(self, positions_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
         return attention.rotary(positions_BL, self.config.d_model // self.config.n_heads, self.config.rope_theta)
@@ -154,20 +144,20 @@ class Transformer(nnx.Module):
         Returns:
           [B, L, D] in the compute type, normalised, ready for `logits`.
         """
-        x_BLD = constrain(self._embed(tokens_BL), ("batch", None, None))
-        rotary, mask = self._rotary(positions_BL), attention.packed_mask(segment_ids_BL)
+        c = self.config
+        x_BLD = constrain(lookup(self.embedding[...], tokens_BL, c.compute_dtype), ("batch", "length", None))
+        rotary, attend = self._rotary(positions_BL), kernels.packed_attention(c, segment_ids_BL)
 
         def body(x: jax.Array, layer: Layer) -> tuple[jax.Array, None]:
-            return layer(x, rotary, mask), None
+            return layer(x, rotary, attend), None
 
-        if self.config.remat == "full":
-            body = jax.checkpoint(body, prevent_cse=False)
+        body = remat.apply(body, c.remat, gathers=gathers(c.compute_dtype))
         x_BLD, _ = jax.lax.scan(body, x_BLD, self.layers)
         return rms_norm(x_BLD, self.final_norm[...], self.config.norm_eps)
 
     def logits(self, hidden_D: jax.Array) -> jax.Array:
         """Float32 logits [..., V] of hidden states [..., D]."""
-        head = self.head[...].astype(hidden_D.dtype)
+        head = gathered(self.head_DV, ("embed", "vocab"), hidden_D.dtype)
         return jnp.einsum("...d,dv->...v", hidden_D, head, preferred_element_type=jnp.float32)
 
     def init_cache(self, batch: int, capacity: int) -> dict[str, jax.Array]:
@@ -210,7 +200,8 @@ class Transformer(nnx.Module):
                 values,
             ), None
 
-        carry = (self._embed(tokens_BT), cache["key"], cache["value"])
+        embedded_BTD = lookup(self.embedding[...], tokens_BT, self.config.compute_dtype)
+        carry = (embedded_BTD, cache["key"], cache["value"])
         numbered = (self.layers, jnp.arange(self.config.n_layers))
         (x_BTD, keys, values), _ = jax.lax.scan(body, carry, numbered)
         return rms_norm(x_BTD, self.final_norm[...], self.config.norm_eps), {"key": keys, "value": values}

@@ -1,0 +1,168 @@
+"""Losses of logits that never exist whole equal those of logits that do, forward and backward, on every mesh.
+
+Shapes: B rows, L length, D width, V vocabulary.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anchortrain import linear_softmax
+from anchortrain.config import MeshConfig
+from anchortrain.linear_softmax import weighted_sum
+from anchortrain.loss import CrossEntropy, Divergence, Stored, StoredDivergence
+from anchortrain.sharding import make_mesh
+
+B, L, D, V, K = 8, 6, 16, 640, 5
+MESHES = [
+    MeshConfig(),
+    MeshConfig(data=1, fsdp=8),
+    MeshConfig(data=1, fsdp=1, tensor=-1),
+    MeshConfig(data=2, fsdp=2, tensor=2),
+    MeshConfig(data=1, fsdp=2, sequence=2, tensor=2),
+]
+
+
+def normal(*shape: int, seed: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def logits(hidden, head):
+    return jnp.einsum("bld,dv->blv", hidden, head)
+
+
+def whole_cross_entropy(log_p, log_ref, data):
+    lse_free = -jnp.take_along_axis(log_p, data["targets"][..., None], axis=-1)[..., 0]
+    return lse_free
+
+
+def whole_stored(log_p, log_ref, data):
+    known_ref = jnp.exp(data["stored"].log_probs)
+    known = jnp.exp(jnp.take_along_axis(log_p, data["stored"].ids, axis=-1))
+    rest_ref, rest = 1 - known_ref.sum(-1), 1 - known.sum(-1)
+    return (known_ref * jnp.log(known_ref / known)).sum(-1) + rest_ref * jnp.log(rest_ref / rest)
+
+
+CASES = {
+    "cross-entropy": (CrossEntropy(), "targets", whole_cross_entropy),
+    "forward": (Divergence("forward"), None, lambda p, ref, _: (jnp.exp(ref) * (ref - p)).sum(-1)),
+    "reverse": (Divergence("reverse"), None, lambda p, ref, _: (jnp.exp(p) * (p - ref)).sum(-1)),
+    "stored": (StoredDivergence(), "stored", whole_stored),
+}
+
+
+def problem():
+    """(hidden states, heads, data, weights): of a model and of a reference."""
+    hiddens, heads = [normal(B, L, D, seed=i) for i in (1, 2)], [normal(D, V, seed=i) for i in (3, 4)]
+    log_probs, ids = jax.lax.top_k(jax.nn.log_softmax(logits(hiddens[1], heads[1])), K)
+    data = {"targets": jax.random.randint(jax.random.key(5), (B, L), 0, V), "stored": Stored(ids, log_probs)}
+    weights = jnp.maximum(normal(B, L, seed=6), 0.0)
+    return hiddens, heads, data, weights
+
+
+def chunked(name, hiddens, heads, data, weights):
+    functional, needs, _ = CASES[name]
+    sources = 2 if isinstance(functional, Divergence) else 1
+
+    def total(hidden, head):
+        args = [hidden, *hiddens[1:sources]], [head, *heads[1:sources]]
+        return 3.0 * weighted_sum(functional, *args, data[needs] if needs else None, weights)[0]
+
+    return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(hiddens[0], heads[0])
+
+
+def whole(name, hiddens, heads, data, weights):
+    def total(hidden, head):
+        log_p, log_ref = (jax.nn.log_softmax(logits(*pair)) for pair in ((hidden, head), (hiddens[1], heads[1])))
+        return 3.0 * jnp.sum(weights * CASES[name][2](log_p, log_ref, data))
+
+    return jax.value_and_grad(total, argnums=(0, 1))(hiddens[0], heads[0])
+
+
+def close(a, b, scale=1.0):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5 * scale, atol=2e-5 * scale), a, b)
+
+
+@pytest.mark.parametrize("elements", [1, 1 << 24])
+@pytest.mark.parametrize("name", CASES)
+def test_in_chunks_of_tokens_it_equals_the_whole(monkeypatch, name, elements):
+    monkeypatch.setattr(linear_softmax, "LOGIT_ELEMENTS", elements)
+    close(chunked(name, *problem()), whole(name, *problem()))
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=lambda m: f"d{m.data}f{m.fsdp}s{m.sequence}t{m.tensor}")
+@pytest.mark.parametrize("name", CASES)
+def test_on_a_mesh_it_equals_the_whole(monkeypatch, name, mesh):
+    # Chunks of 128 columns: of 640, 320 and 80 a device, so that the last one overlaps, and that there is only one.
+    monkeypatch.setattr(linear_softmax, "LOGIT_ELEMENTS", 1)
+    expected = whole(name, *problem())
+    with jax.set_mesh(make_mesh(mesh)):
+        close(chunked(name, *problem()), expected)
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(data=2, fsdp=2, tensor=2)])
+def test_metrics_of_tokens(monkeypatch, mesh):
+    monkeypatch.setattr(linear_softmax, "LOGIT_ELEMENTS", 1)
+    hiddens, heads, data, weights = problem()
+    log_p = jax.nn.log_softmax(logits(hiddens[0], heads[0]))
+    targets = data["targets"].at[0].set(jnp.argmax(log_p[0], axis=-1))
+    with jax.set_mesh(make_mesh(mesh)):
+        args = CrossEntropy(0.1), hiddens[:1], heads[:1], targets, weights
+        total, metrics = jax.jit(weighted_sum, static_argnums=0)(*args)
+    lse = jax.nn.logsumexp(logits(hiddens[0], heads[0]), axis=-1)
+    nll = whole_cross_entropy(log_p, None, {"targets": targets})
+    close(total, jnp.sum(weights * (nll + 0.1 * lse**2)), scale=10)
+    close(metrics["loss"], nll)
+    close(metrics["entropy"], -jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
+    np.testing.assert_array_equal(metrics["accuracy"], targets == jnp.argmax(log_p, axis=-1))
+    assert metrics["accuracy"][0].all() and not metrics["accuracy"].all()
+
+
+@pytest.mark.parametrize("mesh", [None, MeshConfig(data=1, fsdp=4, tensor=2)])
+def test_no_array_of_all_logits_exists(monkeypatch, mesh):
+    monkeypatch.setattr(linear_softmax, "LOGIT_ELEMENTS", 4 * V if mesh is None else 1)
+    hiddens, heads, data, weights = problem()
+
+    def total(hidden, head):
+        return weighted_sum(CrossEntropy(), [hidden], [head], data["targets"], weights)[0]
+
+    with jax.set_mesh(jax.make_mesh((1,), ("x",)) if mesh is None else make_mesh(mesh)):
+        lowered = jax.jit(jax.grad(total, argnums=(0, 1))).lower(hiddens[0], heads[0]).as_text()
+    assert f"tensor<{B * L}x{V}xf32>" not in lowered and f"tensor<{B}x{L}x{V}xf32>" not in lowered
+    # Logits of a chunk: of 4 tokens; or of a group's 12 tokens by 128 columns of its 320.
+    assert (f"tensor<4x{V}xf32>" if mesh is None else "tensor<12x128xf32>") in lowered
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_divergence_of_two_coins(direction):
+    p, q = 0.9, 0.3
+    a, b = (p, q) if direction == "forward" else (q, p)
+    expected = a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))
+    ref, model = (jnp.log(jnp.array([[x, 1 - x]])) for x in (p, q))
+    ones = [jnp.ones((1, 1, 1))] * 2
+    found, _ = weighted_sum(Divergence(direction), ones, [model, ref], None, jnp.ones((1, 1)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_what_is_stored_bounds_the_divergence_from_below():
+    hiddens, heads, data, weights = problem()
+    full, _ = weighted_sum(Divergence(), hiddens, heads, None, weights)
+    part, _ = weighted_sum(StoredDivergence(), hiddens[:1], heads[:1], data["stored"], weights)
+    assert 0 < part < full
+
+
+def test_what_is_stored_says_nothing_against_the_reference_itself():
+    hiddens, heads, data, weights = problem()
+    missing = data["stored"]._replace(
+        ids=data["stored"].ids.at[:, :, -1].set(-2), log_probs=data["stored"].log_probs.at[:, :, -1].set(-jnp.inf)
+    )
+
+    def total(hidden, stored):
+        return weighted_sum(StoredDivergence(), [hidden], heads[1:], stored, weights)[0]
+
+    for stored in (data["stored"], missing):
+        value, gradient = jax.value_and_grad(total)(hiddens[1], stored)
+        assert abs(value) < 1e-4 and jnp.abs(gradient).max() < 1e-4
