@@ -100,9 +100,15 @@ def named(mesh: Mesh, logical: Sequence[str | None], shape: Sequence[int]) -> Na
 
 
 def current_mesh() -> AbstractMesh | None:
-    """The mesh set by `jax.set_mesh`; None where there is none, or none with these axes."""
+    """The mesh set by `jax.set_mesh`; None where there is none, or nothing to share out: a single device."""
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh if mesh.axis_names == AXES else None
+    return mesh if mesh.axis_names == AXES and mesh.size > 1 else None
+
+
+def platform() -> str:
+    """Of the devices that the program is made for: those of the mesh, be they here or only described."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
 
 
 def batch_ways() -> int:

@@ -21,20 +21,13 @@ from anchortrain.config import ModelConfig
 from anchortrain.errors import UserError
 from anchortrain.model import attention
 from anchortrain.model.remat import ATTENDED
-from anchortrain.sharding import current_mesh, spec
+from anchortrain.sharding import current_mesh, platform, spec
 
 # (q [B, L, H, C], k [B, L, K, C], v [B, L, K, C]) -> [B, L, H, C]
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 _LANES = 128  # of a TPU's vector unit: rows are cut into blocks of a multiple of it
 _LARGEST_BLOCK = 512
-
-
-def platform() -> str:
-    """Of the devices that the program is made for: those of the mesh, be they here or only described."""
-    mesh = current_mesh()
-    device = None if mesh is None else mesh.abstract_device
-    return jax.default_backend() if device is None else device.platform
 
 
 def choose(config: ModelConfig, length: int) -> str:
