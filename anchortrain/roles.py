@@ -85,3 +85,8 @@ def anchor_positions(input_roles: np.ndarray, target_roles: np.ndarray) -> np.nd
       float32 array of zeros and ones, same shape.
     """
     return (is_annotation(input_roles) & is_annotation(target_roles)).astype(np.float32)
+
+
+def anchored(roles: np.ndarray) -> np.ndarray:
+    """`anchor_positions` of one whole example, of its integer roles [n]: bool."""
+    return anchor_positions(np.concatenate([[Role.PROMPT], roles[:-1]]), roles) > 0

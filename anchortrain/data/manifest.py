@@ -9,7 +9,7 @@ from typing import Any
 
 from anchortrain.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 KINDS = ("documents", "instructions", "draws")
 MANIFEST = "manifest.json"
 REPAIR = "run `anchortrain prepare` again"
@@ -35,6 +35,7 @@ class Manifest:
     sources: list[dict[str, Any]]  # {path, sha256, records}
     notes: dict[str, Any]
     versions: dict[str, str]
+    stored_top_k: int = 0  # of "draws": tokens of each of the reference's distributions that are stored with them
     format: int = FORMAT
 
     def to_json(self) -> str:

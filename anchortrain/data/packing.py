@@ -13,6 +13,11 @@ objective, and whether it is a syntax example), K roles. A batch is a dict of ar
     anchor_positions float32  1 where the annotation distribution is compared with the reference's
     segment_ids      int32    1, 2, … in each row; 0 is padding
     positions        int32    from 0 in each segment
+
+and, where the examples have them, [B, L, k], at the anchor's positions:
+
+    reference_ids        int32    tokens of the reference's distribution; NO_TOKEN elsewhere
+    reference_log_probs  float32  -inf elsewhere
 """
 
 import functools
@@ -26,6 +31,8 @@ from anchortrain.data.prepared import Example
 from anchortrain.roles import Role, anchor_positions, check_roles, loss_weights
 
 Batch = dict[str, np.ndarray]
+
+NO_TOKEN = -2  # in place of a token of a stored distribution
 
 # How far ahead a row may choose. 64 examples fill rows of three to 98 %; a row of many needs two rows' worth.
 WINDOW_EXAMPLES = 64
@@ -139,6 +146,14 @@ def pack(rows: Sequence[Sequence[Placed]], *, length: int, bos: int, pad: int) -
         "segment_ids": (np.repeat(segments_E, lengths_E), 0),
         "positions": (np.arange(len(tokens_T), dtype=np.int32) - np.repeat(starts_E.astype(np.int32), lengths_E), 0),
     }
+    references = [placed.example.reference for placed in placed_E if placed.example.reference is not None]
+    if references:
+        at_T, k = arrays_T["anchor_positions"][0] > 0, references[0].ids.shape[1]
+        for name, padding in (("ids", NO_TOKEN), ("log_probs", -np.inf)):
+            values = np.concatenate([getattr(reference, name) for reference in references])
+            values_Tk = np.full((len(at_T), k), padding, values.dtype)
+            values_Tk[at_T] = values
+            arrays_T[f"reference_{name}"] = (values_Tk, padding)
     row_tokens_B = np.array([sum(len(placed.example.tokens) for placed in row) for row in rows])
     filled_BL = np.arange(length) < row_tokens_B[:, None]
     return {name: _laid(values_T, filled_BL, padding) for name, (values_T, padding) in arrays_T.items()}

@@ -7,7 +7,9 @@ A prepared directory holds
     lengths.npy                     uint32, tokens of each example, in the order of the shards read one after another
     tokenizer.json|tokenizer.model  a copy of the vocabulary
 
-A record is little-endian: u32 n, u32[n] tokens, u8[n] roles, and the rest is the example's id in UTF-8.
+A record is little-endian: u32 n, u32[n] tokens, u8[n] roles, and the rest is the example's id in UTF-8. With
+`Manifest.stored_top_k` = k there are, before the id, i32[m, k] token ids and f32[m, k] log-probabilities: a reference's
+distributions at the m positions where the anchor compares.
 """
 
 import hashlib
@@ -25,12 +27,19 @@ from array_record.python import array_record_module
 
 from anchortrain.data.manifest import KINDS, MANIFEST, REPAIR, Manifest, loaded_versions
 from anchortrain.errors import UserError
-from anchortrain.roles import Role
+from anchortrain.roles import Role, anchored
 
 if TYPE_CHECKING:
     from anchortrain.data.vocabulary import Vocabulary
 
 LENGTHS = "lengths.npy"
+
+
+class TopK(NamedTuple):
+    """Next-token distributions at m positions: the k most probable tokens; the rest of the mass is left."""
+
+    ids: np.ndarray  # int32[m, k]
+    log_probs: np.ndarray  # float32[m, k]
 
 
 class Example(NamedTuple):
@@ -39,23 +48,35 @@ class Example(NamedTuple):
     tokens: np.ndarray  # int32[n]
     roles: np.ndarray  # uint8[n]
     id: str
+    reference: TopK | None = None  # at the positions of `roles.anchored`
 
 
 def encode_record(example: Example) -> bytes:
     """The bytes of one record."""
-    count = np.array(len(example.tokens), "<u4").tobytes()
-    tokens = np.asarray(example.tokens, "<u4").tobytes()
-    return count + tokens + np.asarray(example.roles, np.uint8).tobytes() + example.id.encode(errors="replace")
+    parts = [np.array(len(example.tokens), "<u4"), np.asarray(example.tokens, "<u4")]
+    parts.append(np.asarray(example.roles, np.uint8))
+    if example.reference is not None:
+        parts += [np.asarray(example.reference.ids, "<i4"), np.asarray(example.reference.log_probs, "<f4")]
+    return b"".join(part.tobytes() for part in parts) + example.id.encode(errors="replace")
 
 
-def decode_record(record: bytes) -> Example:
+def decode_record(record: bytes, top_k: int = 0) -> Example:
     """The inverse of `encode_record`. Raises ValueError when the bytes cannot be a record."""
     n = int.from_bytes(record[:4], "little")
     if len(record) < 4 + 5 * n or n == 0:
         raise ValueError(f"a record of {len(record)} bytes cannot hold {n} tokens")
     tokens = np.frombuffer(record, "<i4", n, 4)  # written as u4, but no token id is that large
     roles = np.frombuffer(record, np.uint8, n, 4 + 4 * n)
-    return Example(tokens, roles, record[4 + 5 * n :].decode())
+    if not top_k:
+        return Example(tokens, roles, record[4 + 5 * n :].decode())
+    m, start = int(anchored(roles).sum()), 4 + 5 * n
+    if len(record) < start + 8 * m * top_k:
+        raise ValueError(f"a record of {len(record)} bytes cannot hold {n} tokens and {m} distributions")
+    ids, log_probs = (
+        np.frombuffer(record, kind, m * top_k, start + 4 * m * top_k * i).reshape(m, top_k)
+        for i, kind in enumerate(("<i4", "<f4"))
+    )
+    return Example(tokens, roles, record[start + 8 * m * top_k :].decode(), TopK(ids, log_probs))
 
 
 def _sha256(path: Path) -> str:
@@ -80,6 +101,7 @@ class PreparedWriter:
         max_length: int,
         sources: Sequence[dict[str, Any]] = (),
         shards: int = 1,
+        stored_top_k: int = 0,
     ) -> None:
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -90,6 +112,7 @@ class PreparedWriter:
             raise UserError("already exists", where=str(directory), mend="remove it or choose another directory")
         self._partial = self.directory.with_name(self.directory.name + ".partial")
         self._described = {"kind": kind, "annotated": annotated, "max_length": max_length, "sources": list(sources)}
+        self._described["stored_top_k"] = stored_top_k
         self._vocabulary = vocabulary
         self._lengths: list[list[int]] = [[] for _ in range(shards)]
         self._tokens_by_role = np.zeros(len(Role), np.int64)
@@ -116,6 +139,9 @@ class PreparedWriter:
             raise ValueError(f"{where}: token ids must lie in 0..{size - 1}")
         if roles.min() <= Role.PAD or roles.max() > max(Role):
             raise ValueError(f"{where}: every stored token needs a role other than PAD")
+        stored = (0, 0) if example.reference is None else example.reference.ids.shape
+        if stored[1] != self._described["stored_top_k"] or (stored[1] and stored[0] != anchored(roles).sum()):
+            raise ValueError(f"{where}: distributions of shape {stored} do not fit the roles and stored_top_k")
         if tokens.size > self._described["max_length"]:
             raise UserError(f"{tokens.size} tokens, at most {self._described['max_length']}", where=where)
         shard = self._added % len(self._writers)
@@ -251,11 +277,12 @@ class PreparedDataset(Sequence[Example]):
                 raise IndexError(f"{self.directory}: no example {index}, there are {len(self)}")
             by_shard.setdefault(bisect_right(self._starts, index) - 1, []).append(at)
         found: list[Any] = [None] * len(indices)
+        top_k = self.manifest.stored_top_k
         for shard, ats in by_shard.items():
             positions = [int(indices[at]) - self._starts[shard] for at in ats]
             file = self.manifest.shards[shard]["file"]
             try:
-                examples = [decode_record(record) for record in self._readers[shard].read(positions)]
+                examples = [decode_record(record, top_k) for record in self._readers[shard].read(positions)]
             except (RuntimeError, ValueError) as error:
                 raise self._damaged(file, str(error)) from None
             for at, example in zip(ats, examples, strict=True):

@@ -153,8 +153,8 @@ class Transformer(nnx.Module):
             return layer(x, rotary, attend), None
 
         body = remat.apply(body, c.remat, gathers=gathers(c.compute_dtype))
-        # XLA's CPU backend fills and copies what a loop keeps for its backward pass: a tenth of the step. Few layers are
-        # spelled out there; a loop of many compiles faster.
+        # XLA's CPU backend fills and copies what a loop keeps for its backward pass: a tenth of the step. Few layers
+        # are spelled out there; a loop of many compiles faster.
         unroll = c.n_layers if platform() == "cpu" and c.n_layers <= UNROLLED_LAYERS else 1
         x_BLD, _ = jax.lax.scan(body, x_BLD, self.layers, unroll=unroll)
         return rms_norm(x_BLD, self.final_norm[...], self.config.norm_eps)
