@@ -65,8 +65,9 @@ def _plan(args: argparse.Namespace, experiment: Any, where: Any, compiler: Any) 
     from anchortrain.plan import planner, trials
 
     found = trials.search(experiment, where, compiler, args.max_compiles) if args.search else None
-    if found and found["ranked"]:
-        experiment = trials.apply(experiment, found["ranked"][0])
+    tried = [one for one in found["ranked"] + found["others"] if one["mesh"]] if found else []
+    if tried:
+        experiment = trials.apply(experiment, tried[0])
     record = planner.plan(experiment, where, compiler, sampler=not args.no_sampler)
     if record["fits"] is False and not args.search:
         record["remedy"] = trials.remedy(experiment, where, record, compiler, args.max_compiles)

@@ -22,9 +22,9 @@ def remedy(
       "bindings" to paste (None when nothing helped), "change" (its kind), "slice", figures of the run with it; "tried";
       "skipped", kinds of changes with the reason why they were not tried.
     """
-    experiment = planner.for_slice(experiment, where)
+    placed = planner.for_slice(experiment, where)
     found = {"bindings": None, "change": None, "slice": where.name, "tried": [], "skipped": {}}
-    for change in savings(experiment, where, record["mesh"]):
+    for change in savings(placed, where, record["mesh"]):
         why = _hopeless(change, record, where)
         if why is None and len(found["tried"]) >= most:
             why = f"only {most} changes are tried"
@@ -77,7 +77,6 @@ def search(experiment: Experiment, where: Slice, compiler: Compiler, most: int) 
       "ranked": those that fit, fastest first, with "bindings"; "others": those that do not; "skipped": reason -> how
       many meshes were not compiled.
     """
-    experiment = planner.for_slice(experiment, where)
     found, skipped = meshes(experiment, where)
     if not found:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.items())

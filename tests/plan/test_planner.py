@@ -125,6 +125,13 @@ def test_the_first_change_that_fits(make, fits, change, expected):
     assert remedy["slice"] == ("v5e-8" if change == "slice" else "v5e-4")
 
 
+def test_changes_name_the_slices_too(make):
+    experiment, compiler = make("MeshConfig.data = 2"), FakeCompiler(lambda e, w: e.model.remat == "full")
+    where = parse_slice("2xv5e-4")
+    remedy = trials.remedy(experiment, where, planner.plan(experiment, where, compiler), compiler, 20)
+    assert remedy["bindings"] == ["ModelConfig.remat = 'full'", "MeshConfig.slices = 2"]
+
+
 def test_what_arithmetic_rules_out_is_not_compiled(make):
     experiment, compiler = (
         make("MeshConfig.fsdp = 1", "MeshConfig.data = -1"),
