@@ -143,6 +143,7 @@ def parse(text: str) -> Module:
                 computations[current.name] = current
                 entry = current.name if header.group(1) else entry
         elif _END.match(line):
+            _spell_out_elements(current)
             current = None
         else:
             instruction = _instruction(line)
@@ -151,6 +152,17 @@ def parse(text: str) -> Module:
     if not entry:
         raise ValueError("the HLO text has no ENTRY computation")
     return Module(computations, entry)
+
+
+def _spell_out_elements(computation: Computation) -> None:
+    """Defines `x#1`, which some versions write for element 1 of x, as an instruction."""
+    short = {name for one in computation.instructions.values() for name in one.operands if "#" in name}
+    for name in short:
+        source, _, index = name.rpartition("#")
+        element = computation.instructions[source].shapes[int(index)]
+        computation.instructions[name] = Instruction(
+            name, "get-tuple-element", (element,), (source,), f", index={index}", ""
+        )
 
 
 def _logical_lines(text: str) -> Iterator[str]:

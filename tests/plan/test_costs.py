@@ -190,9 +190,9 @@ def test_replica_groups(attributes, groups):
     assert replica_groups(instruction(attributes), 4) == groups
 
 
-# As TPU programs have them: no note of the trip count, an asynchronous collective in three fusions with one channel,
-# a reduce-scatter written as a sum and a slice, values in VMEM (S(1)), kernels with line breaks in their metadata, a
-# message to another slice.
+# As TPU programs have them: no note of the trip count, %p#0 for element 0 of p, an asynchronous collective in several
+# fusions with one channel, a reduce-scatter written as a sum and a slice, values in VMEM (S(1)), kernels with line
+# breaks in their metadata, a message to another slice.
 TPU_TEXT = (Path(__file__).parent / "tpu_step.hlo").read_text()
 
 
