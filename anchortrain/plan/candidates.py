@@ -89,7 +89,8 @@ def _unfit(experiment: Experiment, mesh: MeshConfig, where: Slice) -> str | None
     if length % mesh.sequence or (mesh.sequence > 1 and length // mesh.sequence < _SHORTEST):
         return f"rows of fewer than {_SHORTEST} tokens a device"
     # The least that stays in memory from step to step: parameters and one moment, in float32.
-    if 8 * (matrix_parameters(experiment) + model.d_model * vocabulary) / (mesh.fsdp * mesh.tensor) > where.hbm_bytes:
+    parameters = matrix_parameters(experiment) + (0 if model.tie_embeddings else model.d_model * vocabulary)
+    if 8 * parameters / (mesh.fsdp * mesh.tensor) > where.hbm_bytes:
         return "parameters and optimizer alone exceed the memory"
     return None
 
