@@ -9,9 +9,14 @@ from anchortrain.plan.slices import Slice
 SECONDS_PER_DAY = 86_400
 
 
+def step_tokens(experiment: Experiment) -> int:
+    """Tokens of a step, padding included; the anchor's rows are not counted."""
+    return experiment.data.length * experiment.data.batch_rows
+
+
 def run_steps(experiment: Experiment) -> int:
     """Steps of the whole run, as the trainer counts them."""
-    return math.ceil(experiment.run.tokens / (experiment.data.length * experiment.data.batch_rows))
+    return math.ceil(experiment.run.tokens / step_tokens(experiment))
 
 
 def padded(vocabulary_size: int) -> int:
@@ -61,12 +66,8 @@ def roofline(costs: Costs, where: Slice) -> dict[str, float]:
 
 def run_figures(experiment: Experiment, where: Slice, step_seconds: float) -> dict[str, float]:
     """What a step's time means for the run."""
-    tokens = experiment.data.length * experiment.data.batch_rows
-    steps = run_steps(experiment)
     return {
         "mfu_roofline": model_flops(experiment) / (step_seconds * where.peak_flops * where.devices),
-        "tokens_per_step": tokens,
-        "steps": steps,
-        "tokens_per_day": tokens / step_seconds * SECONDS_PER_DAY,
-        "days": steps * step_seconds / SECONDS_PER_DAY,
+        "tokens_per_day": step_tokens(experiment) / step_seconds * SECONDS_PER_DAY,
+        "days": run_steps(experiment) * step_seconds / SECONDS_PER_DAY,
     }

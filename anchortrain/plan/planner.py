@@ -24,6 +24,13 @@ ASSUMPTIONS = (
     "tokens and days count rows as full, and neither input nor evaluation nor checkpoints nor interruptions",
 )
 
+# None in the record of a program that does not compile.
+_SPEED = (
+    *("flops_per_step", "bytes_per_step", "collective_bytes", "dcn_bytes", "compute_seconds", "ici_seconds"),
+    *("dcn_seconds", "step_seconds_roofline", "step_seconds_no_overlap", "mfu_roofline", "tokens_per_day", "days"),
+    *("unknown_loops", "compile_seconds"),
+)
+
 
 def for_slice(experiment: Experiment, where: Slice) -> Experiment:
     """The experiment with the slice's number of slices in its mesh."""
@@ -87,14 +94,14 @@ def _memory(result: dict[str, Any], where: Slice) -> dict[str, Any]:
 
 def _speed(experiment: Experiment, result: dict[str, Any], where: Slice) -> dict[str, Any]:
     """The roofline of a step and what it means for the run."""
+    known = {"tokens_per_step": figures.step_tokens(experiment), "steps": figures.run_steps(experiment)}
+    known["model_flops_per_step"] = figures.model_flops(experiment) / where.devices
     if "error" in result:
-        names = ("flops_per_step", "bytes_per_step", "collective_bytes", "step_seconds_roofline", "mfu_roofline")
-        return dict.fromkeys((*names, "tokens_per_day", "days", "compile_seconds"))
+        return dict.fromkeys(_SPEED) | known
     roofline, costs = result["roofline"], result["costs"]
     seconds = roofline["overlapped_seconds"]
-    return {
+    return known | {
         "flops_per_step": costs["flops"],
-        "model_flops_per_step": figures.model_flops(experiment) / where.devices,
         "bytes_per_step": costs["bytes"],
         "collective_bytes": costs["collective_bytes"],
         "dcn_bytes": costs["dcn_bytes"],

@@ -72,6 +72,12 @@ def test_a_record(make):
     assert record["sampler"]["tokens_per_second"] == pytest.approx(8 / 0.1)
 
 
+def test_records_have_the_same_fields_whether_it_fits_or_not(make):
+    fits, does_not = (planner.plan(make(), V5E_4, FakeCompiler(lambda *_, a=answer: a)) for answer in (True, False))
+    assert fits.keys() == does_not.keys() and fits["sampler"].keys() == does_not["sampler"].keys()
+    assert does_not["step_seconds_roofline"] is None and does_not["steps"] == fits["steps"]
+
+
 def test_flops_of_the_model(make):
     experiment = make("ModelConfig.n_kv_heads = 1")
     layer = 2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256
