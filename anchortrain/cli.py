@@ -33,6 +33,7 @@ COMMANDS = {
     "tokenizer": Command("anchortrain.commands.tokenizer", "train a byte-level BPE tokenizer"),
     "prepare": Command("anchortrain.commands.prepare", "turn records into tokens with roles, on disk"),
     "inspect": Command("anchortrain.commands.inspect", "print packed rows by role and loss weight"),
+    "plan": Command("anchortrain.commands.plan", "compile a run for TPU slices on any machine: does it fit, how fast"),
     "train": Command("anchortrain.commands.train", "pretrain or post-train from a gin file"),
     "draw": Command("anchortrain.commands.draw", "draw annotations from a reference for the KL anchor"),
     "sample": Command("anchortrain.commands.sample", "sample annotation, then response"),

@@ -158,7 +158,7 @@ SHARD = "data-00001-of-00002.arrayrecord"
     [
         (lambda d: (d / "manifest.json").write_text("{"), "manifest.json"),
         (lambda d: (d / "manifest.json").write_text("[]"), "manifest.json"),
-        (lambda d: _manifest(d, format=2), "manifest.json"),
+        (lambda d: _manifest(d, format=1), "manifest.json"),
         (lambda d: _manifest(d, kind="cats"), "manifest.json"),
         (lambda d: _manifest(d, examples="many"), "'examples'"),
         (lambda d: _manifest(d, extra=1), "'extra'"),
