@@ -65,6 +65,11 @@ def loss_weights(target_roles: np.ndarray, objective: str, *, syntax_example: bo
     return np.isin(target_roles, trained).astype(np.float32)
 
 
+def is_annotation(roles: np.ndarray) -> np.ndarray:
+    """Where `roles` (integer, any shape) are `ANNOTATION_ROLES`: bool. `np.isin` takes ten times as long."""
+    return (roles == Role.ANNOTATION_KEY) | (roles == Role.ANNOTATION_VALUE)
+
+
 def anchor_positions(input_roles: np.ndarray, target_roles: np.ndarray) -> np.ndarray:
     """Where the annotation distribution is compared with the reference's.
 
@@ -79,5 +84,4 @@ def anchor_positions(input_roles: np.ndarray, target_roles: np.ndarray) -> np.nd
     Returns:
       float32 array of zeros and ones, same shape.
     """
-    inside = np.isin(input_roles, ANNOTATION_ROLES) & np.isin(target_roles, ANNOTATION_ROLES)
-    return inside.astype(np.float32)
+    return (is_annotation(input_roles) & is_annotation(target_roles)).astype(np.float32)

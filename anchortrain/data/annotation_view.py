@@ -6,7 +6,7 @@ import numpy as np
 
 from anchortrain.data.prepared import Example, PreparedDataset
 from anchortrain.errors import UserError
-from anchortrain.roles import ANNOTATION_ROLES
+from anchortrain.roles import is_annotation
 
 _SCAN = 4096  # examples read at once
 
@@ -47,7 +47,10 @@ class AnnotationView:
 
 
 def _annotation_ends(dataset: PreparedDataset, start: int) -> np.ndarray:
-    """uint32: for each of the next examples one past its last annotation token, 0 if it has none."""
-    examples = dataset.__getitems__(range(start, min(start + _SCAN, len(dataset))))
-    inside = [np.flatnonzero(np.isin(example.roles, ANNOTATION_ROLES)) for example in examples]
-    return np.array([where[-1] + 1 if where.size else 0 for where in inside], np.uint32)
+    """uint32: for each of the next `_SCAN` examples one past its last annotation token, 0 if it has none."""
+    stop = min(start + _SCAN, len(dataset))
+    roles_T = np.concatenate([example.roles for example in dataset.__getitems__(range(start, stop))])
+    lengths = dataset.lengths[start:stop].astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    nth_T = np.arange(1, len(roles_T) + 1) - np.repeat(starts, lengths)
+    return np.maximum.reduceat(np.where(is_annotation(roles_T), nth_T, 0), starts).astype(np.uint32)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from anchortrain.data.loader import PackedIterator, objective_of, open_sources
+from anchortrain.data.loader import PackedIterator, Settings, objective_of, open_sources
 from anchortrain.data.packing import Batch, Placed
 from anchortrain.data.prepared import PreparedDataset
 from anchortrain.roles import Role, loss_weights
@@ -51,21 +51,13 @@ def inspect_sources(
     """
     datasets = open_sources(sources, length=length)
     sample = max(rows, SAMPLE_ROWS)
-    loader = PackedIterator(
-        datasets,
-        list(sources.values()),
-        length=length,
-        batch_rows=sample,
-        seed=seed,
-        objective=objective,
-        syntax_share=syntax_share,
-        rows=slice(0, sample),
-    )
+    settings = {"length": length, "objective": objective, "syntax_share": syntax_share, "seed": seed}
+    loader = PackedIterator(datasets, list(sources.values()), Settings(batch_rows=sample, **settings))
     placed = loader.next_rows()
     batch = loader.pack(placed)
     total = sum(sources.values())
     return {
-        "settings": {"length": length, "objective": objective, "syntax_share": syntax_share, "seed": seed},
+        "settings": settings,
         "sources": [
             {"path": path, "share": weight / total} | _source(dataset, objective_of(dataset, objective))
             for (path, weight), dataset in zip(sources.items(), datasets, strict=True)

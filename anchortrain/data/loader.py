@@ -5,10 +5,13 @@ planned from lengths alone, for all hosts alike; each host then reads the record
 thereby a pure function of (data, seed, step), and the loader's state does not depend on the number of hosts.
 """
 
+import dataclasses
+import functools
 import hashlib
 import json
 import math
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,34 +26,66 @@ from anchortrain.errors import UserError
 Dataset = PreparedDataset | AnnotationView
 
 _PREFETCH_BATCHES = 2
+_READ_EXAMPLES = 128  # read at once, at least: a call of ArrayRecord costs as much as twenty records
 _SYNTAX = 1  # separates the generator of syntax examples from others with the same seed
+_BLOCK = 1024  # positions whose choice as syntax examples is made at once
+_KEPT_POSITIONS = 16 * _BLOCK  # remembered; more than a row may look ahead
 
 
 Loader = grain.experimental.ThreadPrefetchDatasetIterator
 
 
-def make_loader(
-    sources: Mapping[str, float],
-    *,
-    length: int,
-    batch_rows: int,
-    seed: int,
-    objective: str = "masked",
-    syntax_share: float = 0.003,
-    host_index: int = 0,
-    host_count: int = 1,
-    start_step: int = 0,
-) -> Loader:
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What batches a loader makes of its sources, and which part of them this host gets.
+
+    Attributes:
+      length: tokens in a row; an example longer than that is an error.
+      batch_rows: rows of the global batch; this host gets `batch_rows / host_count` of them, contiguous.
+      seed: of shuffling and of the choice of syntax examples.
+      objective: of prepared instructions, "masked" or "unmasked"; "anchor" in the anchor's own stream.
+      syntax_share: share of annotated instructions whose tag syntax is trained on under "masked" (section 3).
+      host_index: this host's number, below `host_count`.
+      host_count: hosts that share the global batch.
+
+    Raises:
+      UserError when a value is out of range.
+    """
+
+    length: int
+    batch_rows: int
+    seed: int = 0
+    objective: str = "masked"
+    syntax_share: float = 0.003
+    host_index: int = 0
+    host_count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_rows < 1 or self.batch_rows % self.host_count:
+            what = f"batch_rows must be a positive multiple of the {self.host_count} hosts, got {self.batch_rows}"
+            mend = f"use {max(1, self.batch_rows // self.host_count) * self.host_count}"
+            raise UserError(what, where="DataConfig", mend=mend)
+        if not 0 <= self.host_index < self.host_count:
+            raise ValueError(f"host_index must lie in 0..{self.host_count - 1}, got {self.host_index}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed must lie in 0..2**32-1, got {self.seed}", where="DataConfig")
+        if not 0 <= self.syntax_share <= 1:
+            raise UserError(f"syntax_share must lie in 0..1, got {self.syntax_share}", where="LossConfig")
+
+    @property
+    def rows(self) -> slice:
+        """This host's rows of the global batch."""
+        share = self.batch_rows // self.host_count
+        return slice(self.host_index * share, (self.host_index + 1) * share)
+
+
+def make_loader(sources: Mapping[str, float], *, start_step: int = 0, **settings: Any) -> Loader:
     """Endless batches for this host, prepared in a thread.
 
     Args:
       sources: prepared directory -> share of the training tokens; shares are normalised.
-      length: tokens in a row; an example longer than that is an error.
-      batch_rows: rows of the global batch; this host gets `batch_rows / host_count` of them, contiguous.
-      seed: of shuffling and of the choice of syntax examples.
-      objective: of prepared instructions, "masked" or "unmasked".
-      syntax_share: share of annotated instructions whose tag syntax is trained on under "masked" (section 3).
       start_step: begins with the batch of this step. Plans all before it; `set_state` does not have to.
+      **settings: those of `Settings`.
 
     Returns:
       An iterator of `packing.Batch` with `get_state()`, `set_state(state)` and `close()`. The state is JSON,
@@ -59,37 +94,19 @@ def make_loader(
     Raises:
       UserError on unusable sources, weights or sizes; also from `next` when a shard is damaged.
     """
-    loader = PackedIterator(
-        open_sources(sources, length=length),
-        list(sources.values()),
-        length=length,
-        batch_rows=batch_rows,
-        seed=seed,
-        objective=objective,
-        syntax_share=syntax_share,
-        rows=host_rows(batch_rows, host_index, host_count),
-    )
-    loader.skip(start_step)
-    return Loader(loader, _PREFETCH_BATCHES)
+    datasets = open_sources(sources, length=settings["length"])
+    return _started(PackedIterator(datasets, list(sources.values()), Settings(**settings)), start_step)
 
 
-def make_anchor_loader(
-    sources: Mapping[str, float],
-    *,
-    length: int,
-    batch_rows: int,
-    seed: int,
-    host_index: int = 0,
-    host_count: int = 1,
-    start_step: int = 0,
-) -> Loader:
+def make_anchor_loader(sources: Mapping[str, float], *, start_step: int = 0, **settings: Any) -> Loader:
     """Endless batches for the anchor: prompts with annotations, nothing trained on. Else like `make_loader`.
 
     Draws are taken as they are. Of annotated instructions only prompt and annotation are; other sources
     (documents, plain instructions) are left out, and it is an error if none remains.
     """
     chosen, weights = [], []
-    for dataset, weight in zip(open_sources(sources, length=length), sources.values(), strict=True):
+    datasets = open_sources(sources, length=settings["length"])
+    for dataset, weight in zip(datasets, sources.values(), strict=True):
         kind = dataset.manifest.kind
         if kind == "draws" or (kind == "instructions" and dataset.manifest.annotated):
             chosen.append(dataset if kind == "draws" else AnnotationView(dataset))
@@ -97,48 +114,33 @@ def make_anchor_loader(
     if not chosen:
         what = "nothing to anchor at: neither draws nor annotated instructions"
         raise UserError(what, where=", ".join(sources), mend="make some with `anchortrain draw`")
-    loader = PackedIterator(
-        chosen,
-        weights,
-        length=length,
-        batch_rows=batch_rows,
-        seed=seed,
-        objective="anchor",
-        syntax_share=0.0,
-        rows=host_rows(batch_rows, host_index, host_count),
-    )
-    loader.skip(start_step)
-    return Loader(loader, _PREFETCH_BATCHES)
+    iterator = PackedIterator(chosen, weights, Settings(**settings, objective="anchor", syntax_share=0.0))
+    return _started(iterator, start_step)
 
 
-def make_eval_batches(
-    path: str,
-    *,
-    length: int,
-    batch_rows: int,
-    batches: int,
-    objective: str = "masked",
-    host_index: int = 0,
-    host_count: int = 1,
-) -> list[Batch]:
+def _started(iterator: "PackedIterator", start_step: int) -> Loader:
+    iterator.skip(start_step)
+    return Loader(iterator, _PREFETCH_BATCHES)
+
+
+def make_eval_batches(path: str, *, batches: int, **settings: Any) -> list[Batch]:
     """At most `batches` packed batches of the first examples of a prepared directory, in file order.
 
     Always the same ones, each example once; the last batch may hold padding rows. No syntax examples.
+    `settings` are those of `Settings`.
     """
-    (dataset,) = open_sources({path: 1.0}, length=length)
-    vocabulary = dataset.vocabulary
-    planner = RowPlanner(lambda at: int(dataset.lengths[at]) if at < len(dataset) else None, length)
-    rows = host_rows(batch_rows, host_index, host_count)
+    settings = Settings(**settings)
+    (dataset,) = open_sources({path: 1.0}, length=settings.length)
+    vocabulary, objective = dataset.vocabulary, objective_of(dataset, settings.objective)
+    planner = RowPlanner(lambda at: int(dataset.lengths[at]) if at < len(dataset) else None, settings.length)
     found = []
     for _ in range(batches):
-        plan = [planner.next_row() for _ in range(batch_rows)]
+        plan = [planner.next_row() for _ in range(settings.batch_rows)]
         if not any(plan):
             break
-        placed = [
-            [Placed(example, objective_of(dataset, objective), False, 0) for example in dataset.__getitems__(row)]
-            for row in plan[rows]
-        ]
-        found.append(pack(placed, length=length, bos=vocabulary.bos, pad=vocabulary.pad))
+        rows = [dataset.__getitems__(row) for row in plan[settings.rows]]
+        placed = [[Placed(example, objective, False, 0) for example in row] for row in rows]
+        found.append(pack(placed, length=settings.length, bos=vocabulary.bos, pad=vocabulary.pad))
     return found
 
 
@@ -154,17 +156,6 @@ def open_sources(sources: Mapping[str, float], *, length: int) -> list[PreparedD
     datasets = [PreparedDataset(path) for path in sources]
     check_compatible(datasets, length=length)
     return datasets
-
-
-def host_rows(batch_rows: int, host_index: int, host_count: int) -> slice:
-    """This host's rows of the global batch. Raises UserError when they cannot be shared out evenly."""
-    if batch_rows < 1 or batch_rows % host_count:
-        what = f"batch_rows must be a positive multiple of the {host_count} hosts, got {batch_rows}"
-        raise UserError(what, where="DataConfig", mend=f"use {max(1, batch_rows // host_count) * host_count}")
-    if not 0 <= host_index < host_count:
-        raise ValueError(f"host_index must lie in 0..{host_count - 1}, got {host_index}")
-    share = batch_rows // host_count
-    return slice(host_index * share, (host_index + 1) * share)
 
 
 def objective_of(dataset: Dataset, objective: str) -> str:
@@ -208,90 +199,94 @@ def mixed_stream(datasets: Sequence[Dataset], weights: Sequence[float], seed: Se
 
 
 class PackedIterator(grain.DatasetIterator[Batch]):
-    """Endless packed batches of a mixture: the given `rows` of each global batch."""
+    """Endless packed batches of a mixture: this host's rows of each global batch."""
 
-    def __init__(
-        self,
-        datasets: Sequence[Dataset],
-        weights: Sequence[float],
-        *,
-        length: int,
-        batch_rows: int,
-        seed: int,
-        objective: str,
-        syntax_share: float,
-        rows: slice,
-    ) -> None:
+    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float], settings: Settings) -> None:
         super().__init__()
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed must lie in 0..2**32-1, got {seed}", where="DataConfig")
-        if not 0 <= syntax_share <= 1:
-            raise UserError(f"syntax_share must lie in 0..1, got {syntax_share}", where="LossConfig")
-        self.datasets = datasets
-        self._length, self._batch_rows, self._seed, self._rows = length, batch_rows, seed, rows
-        self._objectives = [objective_of(dataset, objective) for dataset in datasets]
+        self.datasets, self._settings = datasets, settings
+        self._objectives = [objective_of(dataset, settings.objective) for dataset in datasets]
         self._syntax_shares = [
-            syntax_share if dataset.manifest.annotated and own == "masked" else 0.0
+            settings.syntax_share if dataset.manifest.annotated and own == "masked" else 0.0
             for dataset, own in zip(datasets, self._objectives, strict=True)
         ]
         self._starts = np.cumsum([0, *map(len, datasets)])
         self._lengths = np.concatenate([dataset.lengths for dataset in datasets])
-        self._stream = mixed_stream(datasets, weights, [seed, objective == "anchor"])
-        self._planner = RowPlanner(lambda at: int(self._lengths[self._stream[at]]), length)
-        self._step = 0
-        self._fingerprint = _fingerprint(
-            datasets, weights, [length, batch_rows, seed, self._objectives, self._syntax_shares]
-        )
+        stream = mixed_stream(datasets, weights, [settings.seed, settings.objective == "anchor"])
+        # Asked for twice: when its row is planned, and a little later when it is read.
+        self._number_at = functools.lru_cache(_KEPT_POSITIONS)(stream.__getitem__)
+        self._syntax_draws = functools.lru_cache(_KEPT_POSITIONS // _BLOCK)(functools.partial(_uniform, settings.seed))
+        self._planner = RowPlanner(lambda at: int(self._lengths[self._number_at(at)]), settings.length)
+        self._fingerprint = _fingerprint(datasets, weights, settings, self._objectives, self._syntax_shares)
+        self._planned = 0  # batches
+        self._ahead: deque[tuple[list[list[Placed]], dict[str, Any]]] = deque()  # read, and the state after each
+        self._state = self._planned_state()
 
     def skip(self, steps: int) -> None:
-        """Goes on as if `steps` batches had been delivered. Plans them, but reads nothing."""
+        """Goes on as if `steps` batches had been delivered, before the first is. Plans them, but reads nothing."""
         for _ in range(steps):
             self._next_plan()
+        self._state = self._planned_state()
 
     def _next_plan(self) -> list[list[int]]:
-        """Stream positions in each row of the next global batch."""
-        self._step += 1
-        return [self._planner.next_row() for _ in range(self._batch_rows)]
+        """Stream positions in this host's rows of the next global batch."""
+        self._planned += 1
+        return [self._planner.next_row() for _ in range(self._settings.batch_rows)][self._settings.rows]
+
+    def _planned_state(self) -> dict[str, Any]:
+        return {
+            "step": self._planned,
+            "position": self._planner.position,
+            "waiting": self._planner.waiting,
+            "fingerprint": self._fingerprint,
+        }
 
     def next_rows(self) -> list[list[Placed]]:
-        """The examples of this host's rows of the next batch, read from disk."""
-        plan = self._next_plan()[self._rows]
-        positions = [at for row in plan for at in row]
-        numbers = [self._stream[at] for at in positions]
+        """The examples of this host's rows of the next batch."""
+        if not self._ahead:
+            self._read_ahead()
+        rows, self._state = self._ahead.popleft()
+        return rows
+
+    def _read_ahead(self) -> None:
+        """Plans the next batch, and more of them if they are small, and reads their examples together."""
+        plans, states, examples = [], [], 0
+        while examples < _READ_EXAMPLES:
+            plans.append(self._next_plan())
+            states.append(self._planned_state())
+            examples += sum(map(len, plans[-1]))
+        placed = self._read([at for plan in plans for row in plan for at in row])
+        for plan, state in zip(plans, states, strict=True):
+            self._ahead.append(([[placed[at] for at in row] for row in plan], state))
+
+    def _read(self, positions: Sequence[int]) -> dict[int, Placed]:
+        """The examples at positions of the stream."""
+        numbers = np.array([self._number_at(at) for at in positions])
         sources = np.searchsorted(self._starts, numbers, side="right") - 1
         placed: dict[int, Placed] = {}
         for source in np.unique(sources).tolist():
-            mine = np.flatnonzero(sources == source)
-            indices = [int(numbers[i] - self._starts[source]) for i in mine]
-            for i, example in zip(mine, self.datasets[source].__getitems__(indices), strict=True):
+            mine = np.flatnonzero(sources == source).tolist()
+            examples = self.datasets[source].__getitems__((numbers[mine] - self._starts[source]).tolist())
+            for i, example in zip(mine, examples, strict=True):
                 syntax = self._is_syntax_example(positions[i], source)
                 placed[positions[i]] = Placed(example, self._objectives[source], syntax, source)
-        return [[placed[at] for at in row] for row in plan]
+        return placed
 
     def _is_syntax_example(self, position: int, source: int) -> bool:
         share = self._syntax_shares[source]
-        if not share:
-            return False
-        generator = np.random.Generator(np.random.Philox(key=[self._seed, _SYNTAX], counter=position))
-        return bool(generator.random() < share)
+        return bool(share) and bool(self._syntax_draws(position // _BLOCK)[position % _BLOCK] < share)
 
     def pack(self, rows: Sequence[Sequence[Placed]]) -> Batch:
         """The batch of `rows` from `next_rows`."""
         vocabulary = self.datasets[0].vocabulary
-        return pack(rows, length=self._length, bos=vocabulary.bos, pad=vocabulary.pad)
+        return pack(rows, length=self._settings.length, bos=vocabulary.bos, pad=vocabulary.pad)
 
     def __next__(self) -> Batch:
         self._assert_not_closed()
         return self.pack(self.next_rows())
 
     def get_state(self) -> dict[str, Any]:
-        """JSON; the same on every host."""
-        return {
-            "step": self._step,
-            "position": self._planner.position,
-            "waiting": self._planner.waiting,
-            "fingerprint": self._fingerprint,
-        }
+        """After the last batch delivered. JSON; the same on every host."""
+        return self._state
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Raises UserError when the state is of other data or settings: it would silently mean other batches."""
@@ -301,11 +296,30 @@ class PackedIterator(grain.DatasetIterator[Batch]):
                 where="DataConfig",
                 mend="restore the configuration and data that the run began with, or start a new run",
             )
-        self._step = state["step"]
+        self._planned = state["step"]
         self._planner.restore(state["position"], state["waiting"])
+        self._ahead.clear()
+        self._state = self._planned_state()
 
 
-def _fingerprint(datasets: Sequence[Dataset], weights: Sequence[float], settings: list[Any]) -> str:
+def _uniform(seed: int, block: int) -> np.ndarray:
+    """Uniform float64 in [0, 1), one each for the `_BLOCK` positions from `block * _BLOCK` on.
+
+    That of a position is the first number of a Philox generator whose counter is the position: the first of the
+    four words that every count of the counter gives.
+    """
+    words = np.random.Philox(key=[seed, _SYNTAX], counter=block * _BLOCK).random_raw(4 * _BLOCK)
+    return (words[::4] >> np.uint64(11)) * 2.0**-53
+
+
+def _fingerprint(
+    datasets: Sequence[Dataset],
+    weights: Sequence[float],
+    settings: Settings,
+    objectives: list[str],
+    syntax_shares: list[float],
+) -> str:
     """Of everything that batches are a function of, but the step and the number of hosts."""
     contents = [[shard["sha256"] for shard in dataset.manifest.shards] for dataset in datasets]
-    return hashlib.sha256(json.dumps([contents, list(weights), settings]).encode()).hexdigest()
+    numbers = [settings.length, settings.batch_rows, settings.seed, objectives, syntax_shares]
+    return hashlib.sha256(json.dumps([contents, list(weights), numbers]).encode()).hexdigest()

@@ -2,7 +2,8 @@
 
 Planning looks at lengths only, so that every host can plan the whole global batch and read its own rows.
 
-Array suffixes: B rows, L row length. A batch is a dict of arrays [B, L]:
+Array suffixes: B rows, L row length, E examples of a batch, T their tokens one after another, R rules of the loss (an
+objective, and whether it is a syntax example), K roles. A batch is a dict of arrays [B, L]:
 
     inputs           int32    <bos>, then the example's tokens but the last
     targets          int32    the example's tokens; n stored tokens take n slots
@@ -14,13 +15,15 @@ Array suffixes: B rows, L row length. A batch is a dict of arrays [B, L]:
     positions        int32    from 0 in each segment
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from anchortrain.data.prepared import Example
-from anchortrain.roles import Role, anchor_positions, loss_weights
+from anchortrain.roles import Role, anchor_positions, check_roles, loss_weights
 
 Batch = dict[str, np.ndarray]
 
@@ -55,18 +58,20 @@ class RowPlanner:
     def restore(self, position: int, waiting: Sequence[int]) -> None:
         """Goes on from the next `position` of the stream and the positions `waiting` before it."""
         self.position = position
-        self._waiting = [(at, self._length_of(at)) for at in waiting]
+        self._waiting = list(waiting)
+        self._lengths = [self._length_of(at) for at in waiting]
 
     @property
     def waiting(self) -> list[int]:
         """Positions that were passed over so far, longest waiting first."""
-        return [at for at, _ in self._waiting]
+        return list(self._waiting)
 
     def _draw(self) -> bool:
         tokens = self._length_of(self.position)
         if tokens is None:
             return False
-        self._waiting.append((self.position, tokens))
+        self._waiting.append(self.position)
+        self._lengths.append(tokens)
         self.position += 1
         return True
 
@@ -75,19 +80,22 @@ class RowPlanner:
         # Subset sums as bits of an integer: bit s of reach[j] says that s tokens can be made of the examples
         # 0..j of the window with example 0 among them.
         reach: list[int] = []
-        limit = (1 << self._length + 1) - 1
-        tokens = 0
-        while len(reach) < len(self._waiting) or self._draw():
-            n = self._waiting[len(reach)][1]
-            tokens += n
-            reach.append((reach[-1] | reach[-1] << n) & limit if reach else 1 << n)
-            enough = len(reach) >= WINDOW_EXAMPLES and tokens >= WINDOW_ROWS * self._length
-            if enough or reach[-1] >> self._length:
+        sums = tokens = 0
+        full, limit = 1 << self._length, (1 << self._length + 1) - 1
+        lengths, enough = self._lengths, WINDOW_ROWS * self._length
+        for j in itertools.count():
+            if j == len(lengths) and not self._draw():
                 break
-        chosen = _backtrack(reach, [n for _, n in self._waiting])
-        row = [self._waiting[j][0] for j in chosen]
-        taken = set(chosen)
-        self._waiting = [entry for j, entry in enumerate(self._waiting) if j not in taken]
+            n = lengths[j]
+            tokens += n
+            sums = (sums | sums << n) & limit if j else 1 << n
+            reach.append(sums)
+            if sums & full or (tokens >= enough and j + 1 >= WINDOW_EXAMPLES):
+                break
+        chosen = _backtrack(reach, lengths)
+        row = [self._waiting[j] for j in chosen]
+        for j in reversed(chosen):
+            del self._waiting[j], lengths[j]
         return row
 
 
@@ -105,50 +113,57 @@ def _backtrack(reach: list[int], lengths: list[int]) -> list[int]:
 
 
 def pack(rows: Sequence[Sequence[Placed]], *, length: int, bos: int, pad: int) -> Batch:
-    """The batch of `rows`, each a list of examples that fit into `length` together. An empty row is padding."""
-    shape_BL = (len(rows), length)
-    targets_BL = np.full(shape_BL, pad, np.int32)
-    target_roles_BL = np.full(shape_BL, Role.PAD, np.uint8)
-    segment_ids_BL = np.zeros(shape_BL, np.int32)
-    positions_BL = np.zeros(shape_BL, np.int32)
-    rule_BL = np.zeros(shape_BL, np.int32)
-    rules: dict[tuple[str, bool], int] = {}
-    count = np.arange(length, dtype=np.int32)
-    for row, placed_in_row in enumerate(rows):
-        start = 0
-        for segment, placed in enumerate(placed_in_row, 1):
-            end = start + len(placed.example.tokens)
-            targets_BL[row, start:end] = placed.example.tokens
-            target_roles_BL[row, start:end] = placed.example.roles
-            segment_ids_BL[row, start:end] = segment
-            positions_BL[row, start:end] = count[: end - start]
-            rule_BL[row, start:end] = rules.setdefault((placed.objective, placed.syntax_example), len(rules))
-            start = end
-    padding_BL = segment_ids_BL == 0
-    first_BL = (positions_BL == 0) & ~padding_BL
-    inputs_BL = _shifted(targets_BL, first_BL, bos, padding_BL, pad)
-    input_roles_BL = _shifted(target_roles_BL, first_BL, Role.PROMPT, padding_BL, Role.PAD)
-    loss_weights_BL = np.zeros(shape_BL, np.float32)
-    for (objective, syntax_example), rule in rules.items():
-        of_rule_BL = loss_weights(target_roles_BL, objective, syntax_example=syntax_example)
-        loss_weights_BL = np.where(rule_BL == rule, of_rule_BL, loss_weights_BL)
-    return {
-        "inputs": inputs_BL,
-        "targets": targets_BL,
-        "input_roles": input_roles_BL,
-        "target_roles": target_roles_BL,
-        "loss_weights": loss_weights_BL,
-        "anchor_positions": anchor_positions(input_roles_BL, target_roles_BL),
-        "segment_ids": segment_ids_BL,
-        "positions": positions_BL,
+    """The batch of `rows`, each a list of examples that fit into `length` together. An empty row is padding.
+
+    Raises ValueError when a row is longer than `length`.
+    """
+    placed_E = [placed for row in rows for placed in row]
+    lengths_E = np.array([len(placed.example.tokens) for placed in placed_E], np.int64)
+    starts_E = np.cumsum(lengths_E) - lengths_E
+    segments_E = np.array([segment for row in rows for segment in range(1, len(row) + 1)], np.int32)
+    rules = {rule: number for number, rule in enumerate({(one.objective, one.syntax_example) for one in placed_E})}
+    rules_E = np.array([rules[one.objective, one.syntax_example] for one in placed_E], np.int64)
+
+    tokens_T = _joined([placed.example.tokens for placed in placed_E], np.int32)
+    roles_T = _joined([placed.example.roles for placed in placed_E], np.uint8)
+    check_roles(roles_T, "pack")
+    input_roles_T = _shifted(roles_T, starts_E, Role.PROMPT)
+    weights_RK = np.array([_weights_by_role(*rule) for rule in rules], np.float32).reshape(-1, len(Role))
+    arrays_T = {
+        "inputs": (_shifted(tokens_T, starts_E, bos), pad),
+        "targets": (tokens_T, pad),
+        "input_roles": (input_roles_T, Role.PAD),
+        "target_roles": (roles_T, Role.PAD),
+        "loss_weights": (weights_RK[np.repeat(rules_E, lengths_E), roles_T], 0),
+        "anchor_positions": (anchor_positions(input_roles_T, roles_T), 0),
+        "segment_ids": (np.repeat(segments_E, lengths_E), 0),
+        "positions": (np.arange(len(tokens_T), dtype=np.int32) - np.repeat(starts_E.astype(np.int32), lengths_E), 0),
     }
+    row_tokens_B = np.array([sum(len(placed.example.tokens) for placed in row) for row in rows])
+    filled_BL = np.arange(length) < row_tokens_B[:, None]
+    return {name: _laid(values_T, filled_BL, padding) for name, (values_T, padding) in arrays_T.items()}
 
 
-def _shifted(
-    values_BL: np.ndarray, first_BL: np.ndarray, at_first: int, padding_BL: np.ndarray, at_padding: int
-) -> np.ndarray:
-    """`values_BL` one step to the right, with `at_first` where a segment begins."""
-    shifted_BL = np.roll(values_BL, 1, axis=1)
-    shifted_BL[first_BL] = at_first
-    shifted_BL[padding_BL] = at_padding
-    return shifted_BL
+@functools.cache
+def _weights_by_role(objective: str, syntax_example: bool) -> np.ndarray:
+    """float32[K]"""
+    return loss_weights(np.arange(len(Role)), objective, syntax_example=syntax_example)
+
+
+def _joined(arrays: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """One after another; also of none."""
+    return np.concatenate([np.empty(0, dtype), *arrays])
+
+
+def _shifted(values_T: np.ndarray, starts_E: np.ndarray, at_start: int) -> np.ndarray:
+    """`values_T` one step to the right, with `at_start` where an example begins."""
+    shifted_T = np.roll(values_T, 1)
+    shifted_T[starts_E] = at_start
+    return shifted_T
+
+
+def _laid(values_T: np.ndarray, filled_BL: np.ndarray, padding: int) -> np.ndarray:
+    """`values_T`, of any further dimensions, in the filled places of the rows, in order: [B, L, …]."""
+    laid_BL = np.full(filled_BL.shape + values_T.shape[1:], padding, values_T.dtype)
+    laid_BL[filled_BL] = values_T
+    return laid_BL

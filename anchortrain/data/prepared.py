@@ -34,7 +34,7 @@ LENGTHS = "lengths.npy"
 
 
 class Example(NamedTuple):
-    """One example as stored: no <bos>, no padding."""
+    """One example as stored: no <bos>, no padding. Read from disk the arrays are read-only."""
 
     tokens: np.ndarray  # int32[n]
     roles: np.ndarray  # uint8[n]
@@ -53,7 +53,7 @@ def decode_record(record: bytes) -> Example:
     n = int.from_bytes(record[:4], "little")
     if len(record) < 4 + 5 * n or n == 0:
         raise ValueError(f"a record of {len(record)} bytes cannot hold {n} tokens")
-    tokens = np.frombuffer(record, "<u4", n, 4).astype(np.int32)
+    tokens = np.frombuffer(record, "<i4", n, 4)  # written as u4, but no token id is that large
     roles = np.frombuffer(record, np.uint8, n, 4 + 4 * n)
     return Example(tokens, roles, record[4 + 5 * n :].decode())
 

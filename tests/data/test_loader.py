@@ -11,7 +11,14 @@ import pytest
 
 from anchortrain.annotation import Tag
 from anchortrain.data.annotation_view import AnnotationView
-from anchortrain.data.loader import PackedIterator, host_rows, make_anchor_loader, make_eval_batches, make_loader
+from anchortrain.data.loader import (
+    PackedIterator,
+    Settings,
+    _uniform,
+    make_anchor_loader,
+    make_eval_batches,
+    make_loader,
+)
 from anchortrain.data.loader import open_sources as opened
 from anchortrain.data.prepared import PreparedDataset
 from anchortrain.data.vocabulary import Vocabulary
@@ -33,17 +40,9 @@ def same(a, b) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-def packed_iterator(sources, length=128, batch_rows=8, seed=0, syntax_share=0.0, objective="masked") -> PackedIterator:
-    return PackedIterator(
-        opened(sources, length=length),
-        list(sources.values()),
-        length=length,
-        batch_rows=batch_rows,
-        seed=seed,
-        objective=objective,
-        syntax_share=syntax_share,
-        rows=slice(0, batch_rows),
-    )
+def packed_iterator(sources, syntax_share=0.0, **settings) -> PackedIterator:
+    settings = Settings(**SIZES | {"syntax_share": syntax_share} | settings)
+    return PackedIterator(opened(sources, length=settings.length), list(sources.values()), settings)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def test_every_example_once_per_epoch_and_none_cut(story_like):
                 seen.append(placed.example.id)
     # What was drawn is what was placed and what waits; three epochs of it hold every example three times.
     state = iterator.get_state()
-    numbers = [iterator._stream[at] for at in state["waiting"]]
+    numbers = [iterator._number_at(at) for at in state["waiting"]]
     drawn = Counter(seen) + Counter(dataset[number].id for number in numbers)
     assert sum(drawn.values()) == state["position"]
     extra = Counter(dataset[iterator._stream[at]].id for at in range(3 * len(dataset), state["position"]))
@@ -102,11 +101,11 @@ def test_every_example_once_per_epoch_and_none_cut(story_like):
 
 def test_every_epoch_has_another_order(story_like):
     iterator = packed_iterator({story_like["instructions"]: 1.0})
-    epochs = [[iterator._stream[epoch * 500 + i] for i in range(500)] for epoch in range(3)]
+    epochs = [[iterator._number_at(epoch * 500 + i) for i in range(500)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(500)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0] and epochs[0] != list(range(500))
     neighbour = packed_iterator({story_like["instructions"]: 1.0}, seed=1)
-    assert [neighbour._stream[i] for i in range(500)] not in epochs
+    assert [neighbour._number_at(i) for i in range(500)] not in epochs
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -159,10 +158,31 @@ def test_a_host_reads_only_its_own_rows(mixture, monkeypatch):
     read = []
     inner = PreparedDataset.__getitems__
     monkeypatch.setattr(PreparedDataset, "__getitems__", lambda self, i: read.extend(i) or inner(self, i))
-    iterator = packed_iterator(mixture)
-    iterator._rows = host_rows(8, 1, 4)
-    rows = iterator.next_rows()
-    assert len(rows) == 2 and len(read) == sum(map(len, rows))
+    iterator = packed_iterator(mixture, host_index=1, host_count=4)
+    batches = [iterator.next_rows()]
+    while iterator._ahead:  # read along with the first
+        batches.append(iterator.next_rows())
+    assert {len(rows) for rows in batches} == {2}
+    assert len(read) == sum(len(row) for rows in batches for row in rows)
+
+
+@pytest.mark.parametrize("examples", [1, 30, 1000])
+def test_batches_and_states_do_not_depend_on_how_much_is_read_at_once(mixture, monkeypatch, examples):
+    def first_batches():
+        iterator = packed_iterator(mixture, syntax_share=0.3)
+        return [(next(iterator), iterator.get_state()) for _ in range(20)]
+
+    want = first_batches()
+    monkeypatch.setattr("anchortrain.data.loader._READ_EXAMPLES", examples)
+    for (batch, state), (other, other_state) in zip(want, first_batches(), strict=True):
+        assert same(batch, other) and state == other_state
+
+
+def test_syntax_examples_are_those_of_a_generator_for_each_position():
+    drawn = _uniform(7, 2)
+    for i in (0, 1, 500, len(drawn) - 1):
+        counter = 2 * len(drawn) + i
+        assert drawn[i] == np.random.Generator(np.random.Philox(key=[7, 1], counter=counter)).random()
 
 
 def test_state_of_other_data_or_settings_is_refused(mixture, story_like):

@@ -124,3 +124,17 @@ def test_each_example_is_weighed_by_its_own_objective(vocabulary, objective, syn
     weights = pack(rows, length=n + len(other.tokens), bos=0, pad=0)["loss_weights"][0]
     assert weights[:n].tolist() == [float(role in trained) for role in example.roles]
     assert weights[n:].tolist() == [float(role == TEXT) for role in other.roles]
+
+
+def test_a_row_that_is_too_long_or_a_role_that_is_none_is_refused(make):
+    example = make.instruction("a fox?", None, "the fox ran")
+    with pytest.raises(ValueError):
+        pack([[Placed(example, "masked", False, 0)]], length=len(example.tokens) - 1, bos=0, pad=0)
+    wrong = example._replace(roles=np.full_like(example.roles, 9))
+    with pytest.raises(ValueError, match="roles must lie in"):
+        pack([[Placed(wrong, "masked", False, 0)]], length=100, bos=0, pad=0)
+
+
+def test_a_batch_of_empty_rows_is_padding():
+    batch = pack([[], []], length=3, bos=1, pad=2)
+    assert (batch["inputs"] == 2).all() and not batch["loss_weights"].any() and not batch["segment_ids"].any()
