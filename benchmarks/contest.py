@@ -56,18 +56,19 @@ def serve(ready: Mapping[str, Any], step: Callable[[], None], finish: Callable[[
     """
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
             step()
         told = finish()
-        print(json.dumps({"seconds": time.perf_counter() - started, "told": told}), flush=True)
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+        print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "told": told}), flush=True)
 
 
 class Result(NamedTuple):
-    """Seconds per step of each block, and what was told after each."""
+    """Of each block: seconds per step, by the clock and of all processors together."""
 
     seconds: list[float]
-    told: list[Any]
+    cpu_seconds: list[float]
 
     @property
     def median(self) -> float:
@@ -83,7 +84,7 @@ def alternate(contestants: Mapping[str, Contestant], *, blocks: int, steps: int,
         for name, contestant in contestants.items():
             answer = contestant.ask(steps)
             results[name].seconds.append(answer["seconds"] / steps)
-            results[name].told.append(answer["told"])
+            results[name].cpu_seconds.append(answer["cpu_seconds"] / steps)
     return results
 
 

@@ -67,9 +67,11 @@ def _product(library: str, size: int) -> tuple[Callable[[], None], Callable[[], 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
+    parser.add_argument("--block_seconds", type=float, default=0.3, help="about how long each of seven blocks takes")
     add_arguments(parser)
     args = parser.parse_args(arguments)
-    show("Matrix products, float32", COLUMNS, [measure(size) for size in args.sizes], args.json)
+    rows = [measure(size, block_seconds=args.block_seconds) for size in args.sizes]
+    show("Matrix products, float32", COLUMNS, rows, args.json)
 
 
 if __name__ == "__main__":

@@ -47,4 +47,6 @@ def show(
 
 
 def _text(column: Column, value: Any) -> str:
+    if value is None:
+        return ""
     return column.format.format(value if column.factor is None else value * column.factor)

@@ -54,9 +54,9 @@ def measure(name: str, *, blocks: int, block_seconds: float, compile: bool, peak
             for mode in ("eager", "compile") if compile else ("eager",):
                 one = Contestant("benchmarks.step_torch", [name, inputs, mode])
                 contestants[f"torch {mode}"] = stack.enter_context(one)
-            _check_losses({who: one.ready["first_loss"] for who, one in contestants.items()})
+            check_losses({who: one.ready["first_loss"] for who, one in contestants.items()})
             answers = {who: one.ask(CHECKED_STEPS) for who, one in contestants.items()}
-            _check_losses({who: answer["told"] for who, answer in answers.items()})
+            check_losses({who: answer["told"] for who, answer in answers.items()})
             seconds = max(answer["seconds"] for answer in answers.values()) / CHECKED_STEPS
             steps = max(2, round(block_seconds / seconds))
             results = alternate(contestants, blocks=blocks, steps=steps, warmup=2)
@@ -76,7 +76,8 @@ def _row(name: str, size: Size, who: str, seconds: float, times: float, peak: fl
     }
 
 
-def _check_losses(losses: dict[str, float]) -> None:
+def check_losses(losses: dict[str, float]) -> None:
+    """Raises RuntimeError unless all have our loss."""
     for who, loss in losses.items():
         if not math.isclose(loss, losses[OURS], rel_tol=LOSS_TOLERANCE):
             raise RuntimeError(f"{who} computes something else: loss {loss}, {OURS} has {losses[OURS]}")

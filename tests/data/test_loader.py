@@ -95,7 +95,7 @@ def test_every_example_once_per_epoch_and_none_cut(story_like):
     numbers = [iterator._number_at(at) for at in state["waiting"]]
     drawn = Counter(seen) + Counter(dataset[number].id for number in numbers)
     assert sum(drawn.values()) == state["position"]
-    extra = Counter(dataset[iterator._stream[at]].id for at in range(3 * len(dataset), state["position"]))
+    extra = Counter(dataset[iterator._number_at(at)].id for at in range(3 * len(dataset), state["position"]))
     assert drawn - extra == Counter({id: 3 for id in by_id})
 
 
