@@ -26,7 +26,7 @@ from anchortrain.errors import UserError
 Dataset = PreparedDataset | AnnotationView
 
 _PREFETCH_BATCHES = 2
-_READ_EXAMPLES = 128  # read at once, at least: a call of ArrayRecord costs as much as twenty records
+_READ_EXAMPLES = 128  # read at once, at least: a call of ArrayRecord costs as much as a dozen records
 _SYNTAX = 1  # separates the generator of syntax examples from others with the same seed
 _BLOCK = 1024  # positions whose choice as syntax examples is made at once
 _KEPT_POSITIONS = 16 * _BLOCK  # remembered; more than a row may look ahead
