@@ -62,7 +62,7 @@ def command(arguments: list[str], gin_bindings: list[str], cache: Path) -> subpr
         "assert not {'tensorflow', 'seqio'} & set(sys.modules); sys.exit(code)"
     )
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    kept = {"ANCHORTRAIN_CACHE": str(cache)}
     env = os.environ | kept | {"XLA_FLAGS": flags, "OMP_NUM_THREADS": "1"}
     options = [word for binding in gin_bindings for word in ("--gin_bindings", binding)]
     return subprocess.Popen(

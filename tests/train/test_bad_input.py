@@ -55,7 +55,11 @@ def the_line(capsys) -> str:
             "plain: nothing to anchor at",
         ),
         ([], {"heldout": {"d": "draws"}}, "DataConfig.heldout['d']: drift on draws needs a reference; set init_from"),
-        (["MeshConfig.data = 3"], {}, "mesh data=3 fsdp=1 tensor=1 does not fit 8 devices; make the product"),
+        (
+            ["MeshConfig.data = 3"],
+            {},
+            "mesh data=3 fsdp=1 sequence=1 tensor=1 does not fit 8 devices; make the product",
+        ),
         (["MeshConfig.tensor = 8", "ModelConfig.d_ff = 36"], {}, "dimension 'mlp' of size 36 does not divide over 8"),
         (["DataConfig.batch_rows = 12"], {}, "DataConfig.batch_rows: 12 rows cannot be shared out over 8 devices; use"),
         (
