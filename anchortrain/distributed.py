@@ -24,7 +24,7 @@ from typing import NamedTuple
 import anchortrain
 from anchortrain import rendezvous
 from anchortrain.config import Experiment
-from anchortrain.errors import UserError
+from anchortrain.errors import AgreedError, UserError
 from anchortrain.experiment import git_commit
 from anchortrain.peers import Peers, leave
 
@@ -101,18 +101,20 @@ def _number(option: str, value: int | None, text: str | None) -> int | None:
         raise UserError(f"must be a whole number, got {text!r} from the environment", where=option) from None
 
 
-def _detect(
-    address: str | None, count: int | None, index: int | None, timeout: float
-) -> tuple[str | None, int | None, int | None]:
+def _detect(address: str | None, count: int | None, index: int | None, timeout: float) -> tuple[str, int, int]:
     """What jax finds out about the cluster, as `jax.distributed.initialize` would without arguments."""
     from jax._src import clusters
 
     detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
     try:
-        return detect(address, count, index, None, None, int(timeout))[:3]
+        found = detect(address, count, index, None, None, int(timeout))[:3]
     except Exception as error:  # of whichever service it asks
         what = f"the processes of this run cannot be detected: {str(error).splitlines()[0] if str(error) else error!r}"
         raise UserError(what, mend="give --coordinator, --processes and --process_id") from None
+    if None in found:
+        what = "finds no pod around this machine"
+        raise UserError(what, where="--distributed auto", mend="give --coordinator, --processes and --process_id")
+    return found
 
 
 @contextlib.contextmanager
@@ -132,7 +134,7 @@ def session(processes: Processes | None, experiment: Experiment) -> Iterator[Non
         _check_devices()
         yield
     except UserError as error:
-        peers.fail(str(error), 2)
+        peers.done() if isinstance(error, AgreedError) else peers.fail(str(error), 2)
         leave(f"anchortrain: error: {error}", 2)
     except KeyboardInterrupt as interrupt:
         if not str(interrupt):  # one with a text has been agreed upon: `training.stopping.Stopped`
@@ -197,7 +199,7 @@ def _initialize_jax(processes: Processes) -> None:
 
 
 def _check_devices() -> None:
-    """Raises UserError when some processes have other devices than others; a mesh would cut across them."""
+    """Raises AgreedError when some processes have other devices than others; a mesh would cut across them."""
     import jax
 
     counts = Counter(device.process_index for device in jax.devices())
@@ -206,7 +208,7 @@ def _check_devices() -> None:
         by_count.setdefault(counts[index], []).append(index)
     if len(by_count) > 1:
         parts = [f"{count} on {', '.join(map(str, who))}" for count, who in sorted(by_count.items())]
-        raise UserError(f"processes differ in local devices: {' but '.join(parts)}")
+        raise AgreedError(f"processes differ in local devices: {' but '.join(parts)}")
 
 
 def _say(line: str) -> None:

@@ -11,6 +11,7 @@ import selectors
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 from anchortrain.rendezvous import Meeting, parse, send
 
@@ -19,10 +20,20 @@ SILENCE_SECONDS = 60
 _PROBES = 3
 
 
+def leave(line: str, code: int) -> None:
+    """Ends this process at once: on the ordinary way out jax would wait for the others."""
+    print(line, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 class Peers:
     """Everybody else, from after the meeting to the end of the run."""
 
-    def __init__(self, meeting: Meeting) -> None:
+    def __init__(self, meeting: Meeting, leave: Callable[[str, int], None] = leave) -> None:
+        """Watches from now on; `leave` is how this process ends, with a last line and an exit code."""
+        self._leave = leave
         self._id, self._hosts = meeting.me.id, meeting.hosts
         self._open = dict(meeting.connections)
         self._lock = threading.Lock()  # of whoever ends this process
@@ -37,7 +48,7 @@ class Peers:
     def fail(self, text: str, code: int) -> None:
         """Tells everybody that this process ends, and why; they end with the same exit code."""
         self._lock.acquire()  # for good: what happens to the others from now on is our doing
-        self._tell({"failed": f"{self._name(self._id)}: {text}", "code": code})
+        self._tell({"failed": f"{self._name(self._id)}: {' '.join(text.split())}", "code": code})
 
     def _watch(self) -> None:
         buffers = dict.fromkeys(self._open, b"")
@@ -57,7 +68,7 @@ class Peers:
                         selector.unregister(key.fileobj)
 
     def _hear(self, number: int, lines: list[bytes], *, ended: bool) -> bool:
-        """Acts on what process `number` says; True when it has left as it should."""
+        """Acts on what process `number` says; True when nothing more is expected of it."""
         for line in lines:
             try:
                 message = parse(line)
@@ -66,14 +77,15 @@ class Peers:
             if message.get("done"):
                 return True
             self._end(str(message.get("failed")), int(message.get("code", 1)))
+            return True
         if ended:
             self._end(f"{self._name(number)} has ended unexpectedly; the same command continues", EXIT_PEER_LOST)
-        return False
+        return ended
 
     def _end(self, text: str, code: int) -> None:
         with self._lock:
             self._tell({"failed": text, "code": code})
-            leave(f"anchortrain: error: {text}", code)
+            self._leave(f"anchortrain: error: {text}", code)
 
     def _tell(self, message: dict) -> None:
         for connection in self._open.values():
@@ -82,14 +94,6 @@ class Peers:
 
     def _name(self, number: int) -> str:
         return f"process {number} ({self._hosts[number]})"
-
-
-def leave(line: str, code: int) -> None:
-    """Ends this process at once: on the ordinary way out jax would wait for the others."""
-    print(line, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _probe_when_silent(connection: socket.socket) -> None:

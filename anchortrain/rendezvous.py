@@ -23,6 +23,7 @@ from anchortrain.errors import UserError
 
 _PROTOCOL = 1
 _MOST_BYTES = 1 << 20  # of one line
+_MOST_BRACKETS = 500  # in a line, those in strings included; ours has some ten
 _HELLO_SECONDS = 10.0  # a connection that says nothing for so long is closed
 _SAY_SECONDS = 30.0  # between two lines about who is waited for
 _SLACK_SECONDS = 15.0  # by which a verdict may come later than announced
@@ -70,11 +71,12 @@ def receive(me: Member, count: int, port: int, timeout: float, say: Say) -> Meet
     members = [me, *_members(guests)]
     problem = judge(members, count, timeout)
     verdict = {"verdict": problem, "hosts": [member.host for member in sorted(members, key=_id)]}
-    for connection in guests:
-        with contextlib.suppress(OSError):  # who has gone meanwhile is noticed by those that watch
-            send(connection, verdict)
-    for connection in [c for c, guest in guests.items() if problem or guest.member is None]:
-        connection.close()
+    for connection, guest in guests.items():
+        if guest.member:
+            with contextlib.suppress(OSError):  # who has gone meanwhile is noticed by those that watch
+                send(connection, verdict)
+        if problem or not guest.member:
+            connection.close()
     if problem:
         raise UserError(problem)
     return Meeting(me, verdict["hosts"], {guest.member.id: c for c, guest in guests.items() if guest.member})
@@ -254,9 +256,11 @@ def _line(connection: socket.socket, timeout: float) -> bytes:
 
 def parse(line: bytes) -> dict[str, Any]:
     """The object in a line. Raises ValueError when there is none."""
+    # What a stranger nests deeply is not even tried: json.loads would recurse.
+    nested = line.count(b"[") + line.count(b"{") > _MOST_BRACKETS
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
+        value = None if nested else json.loads(line)
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise ValueError("it closed the connection" if not line else "what answers there is not anchortrain")

@@ -18,11 +18,11 @@ from anchortrain import experiment as experiments
 from anchortrain.checkpoint import RunInfo
 from anchortrain.config import Experiment
 from anchortrain.data.vocabulary import Vocabulary
-from anchortrain.errors import UserError
+from anchortrain.errors import AgreedError, UserError
 from anchortrain.files import write_text_atomic
 
 _SHARED = ".shared"  # there only while processes look whether they see the same directory
-_PATIENCE_SECONDS = 10.0  # a network file system may show a new file late
+_PATIENCE_SECONDS = 5.0  # a network file system may show a new file late
 
 # What may differ when a run is continued: nothing that changes what is learned.
 _MAY_DIFFER = {"mesh", "checkpoint", "evaluate"}
@@ -43,7 +43,7 @@ def check(run_dir: Path, experiment: Experiment) -> None:
 
 
 def check_shared(run_dir: Path) -> None:
-    """Raises UserError, on every process, unless all see in `run_dir` what process 0 writes there."""
+    """Raises AgreedError unless all processes see in `run_dir` what process 0 writes there."""
     if jax.process_count() == 1:
         return
     token = int(multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31))))
@@ -58,7 +58,7 @@ def check_shared(run_dir: Path) -> None:
             run_dir.rmdir()
     blind = ", ".join(str(i) for i in np.flatnonzero(seen == 0))
     if blind:
-        raise UserError(
+        raise AgreedError(
             f"what process 0 writes there is not seen by process {blind}",
             where=str(run_dir),
             mend="give --out a directory that all hosts share",
