@@ -156,6 +156,7 @@ def _meet(processes: Processes, described: Mapping[str, str]) -> rendezvous.Meet
     port = processes.rendezvous_port or processes.port + 1
     if processes.index:
         return rendezvous.join(me, processes.host, port, processes.timeout, _say)
+    rendezvous.listen(processes.port).close()  # jax crashes where it cannot listen
     return rendezvous.receive(me, processes.count, port, processes.timeout, _say)
 
 

@@ -53,7 +53,7 @@ def receive(me: Member, count: int, port: int, timeout: float, say: Say) -> Meet
     Raises UserError naming who is missing or differs, or when the port cannot be had.
     """
     deadline = time.monotonic() + timeout
-    with _listen(port) as listener, selectors.DefaultSelector() as selector:
+    with listen(port) as listener, selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         guests: dict[socket.socket, _Guest] = {}
         told = time.monotonic()
@@ -170,7 +170,8 @@ class _Guest:
         return self.member is None and time.monotonic() - self.since > _HELLO_SECONDS
 
 
-def _listen(port: int) -> socket.socket:
+def listen(port: int) -> socket.socket:
+    """A socket on every interface. Raises UserError when the port cannot be had."""
     dual = socket.has_dualstack_ipv6()
     try:
         return socket.create_server(
@@ -178,7 +179,7 @@ def _listen(port: int) -> socket.socket:
         )
     except (OSError, OverflowError) as error:
         what = f"process 0 cannot listen on port {port}: {_reason(error)}"
-        mend = "does another run, or another process 0, use it? choose another --coordinator or --rendezvous_port"
+        mend = "does another run use it? choose other ports by --coordinator and --rendezvous_port"
         raise UserError(what, mend=mend) from None
 
 

@@ -1,5 +1,7 @@
 """Who takes part in a run, and what its processes compare."""
 
+import socket
+
 import pytest
 
 from anchortrain import experiment as experiments
@@ -47,3 +49,11 @@ def test_the_facts_are_versions_and_every_field_of_the_configuration():
     assert found["LossConfig.anchor_weight"] == "0.5" and found["MeshConfig.tensor"] == "1"
     assert {"jax", "jaxlib", "libtpu", "anchortrain", "git commit", "python"} <= found.keys()
     assert all(isinstance(value, str) for value in found.values())
+
+
+def test_the_coordinators_port_is_in_use():
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"process 0 cannot listen on port {port}: .* in use"):
+            with session(Processes("127.0.0.1", port, 2, 0), experiments.load([])):
+                pytest.fail("it began")
