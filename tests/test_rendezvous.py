@@ -133,7 +133,7 @@ def test_somebody_else_answers(port):
 
 def test_the_port_is_in_use(port):
     with socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True):
-        with pytest.raises(UserError, match=rf"process 0 cannot listen on port {port}: .*in use.*choose another"):
+        with pytest.raises(UserError, match=rf"process 0 cannot listen on port {port}: .*in use.*choose other ports"):
             receive(member(0), 2, port, 5.0, print)
 
 
