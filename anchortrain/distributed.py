@@ -73,6 +73,10 @@ def resolve(
     given = {"--coordinator": address, "--processes": count, "--process_id": index}
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given):
+        hosts = environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+        if len(hosts) > 1 and environ.get("JAX_PLATFORMS") != "cpu":  # libtpu would wait for the others
+            what = f"this is one of {len(hosts)} hosts of a TPU pod"
+            raise UserError(what, mend="start the command on all of them, with --distributed auto")
         return None
     if missing:
         raise UserError(

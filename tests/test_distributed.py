@@ -35,6 +35,11 @@ def test_options_come_before_the_environment():
         (("a:1", 2, 1), {"timeout": 0}, "--timeout: must be positive, got 0"),
         (("a:1", 2, 1), {"rendezvous_port": 1}, "--rendezvous_port: must be a port other than the coordinator's"),
         ((None, None, None), {"environ": ENVIRON | {"JAX_PROCESS_ID": "x"}}, "--process_id: must be a whole number"),
+        (
+            (None, None, None),
+            {"environ": {"TPU_WORKER_HOSTNAMES": "a,b"}},
+            "this is one of 2 hosts of a TPU pod; start",
+        ),
         ((None, None, None), {"auto": True}, "--distributed auto: finds no pod around this machine; give"),
     ],
 )

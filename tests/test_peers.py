@@ -41,8 +41,9 @@ def test_a_death_is_told_to_all(three):
     found, pairs, ended = three
     pairs[1][1].shutdown(socket.SHUT_RDWR)
     text = "process 1 (host1) has ended unexpectedly; the same command continues"
-    ends = [ended.get(timeout=10) for _ in range(3)]  # process 1 itself sees the same of process 0
-    assert ends.count((f"anchortrain: error: {text}", EXIT_PEER_LOST)) == 2
+    # Process 1 is alive here: it hears of itself, or sees process 0 vanish.
+    ends = [ended.get(timeout=10) for _ in range(3)]
+    assert ends.count((f"anchortrain: error: {text}", EXIT_PEER_LOST)) >= 2
 
 
 def test_who_is_done_may_leave(three):

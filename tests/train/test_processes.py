@@ -103,7 +103,7 @@ def alone(data, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "count, devices, mesh",
     [
-        (2, 1, ["MeshConfig.fsdp = 2"]),
+        pytest.param(2, 1, ["MeshConfig.fsdp = 2"], marks=pytest.mark.slow),
         # Processes that hold the same rows.
         (4, 1, ["MeshConfig.fsdp = 2", "MeshConfig.tensor = 2"]),
     ],
