@@ -5,6 +5,7 @@
     RUN/tokenizer.json|model a copy of the vocabulary
     RUN/checkpoints/STEP/    Orbax: parameters, optimizer; the loader's position is its metadata
     RUN/metrics.jsonl        one line a logged step; RUN/tensorboard/ the same
+    RUN/goodput.jsonl        where the time of all attempts went, see `training.timing`
     RUN/finished.json        written last; a run without it is continued
 
 Orbax writes a checkpoint under a temporary name and renames it, so a killed writer leaves no
@@ -20,7 +21,8 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -118,6 +120,14 @@ class CheckpointStore:
         if not self._failed:  # it would fail again
             with self._writing():
                 self._checkpointer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        # Closing waits for all processes; where one has failed the others will not come.
+        if kind is None or jax.process_count() == 1:
+            self.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -13,3 +13,7 @@ class UserError(Exception):
         if mend is not None:
             message = f"{message}; {mend}"
         super().__init__(" ".join(message.split()))
+
+
+class AgreedError(UserError):
+    """One that every process of a run raises at the same point: nobody has to be told of it."""

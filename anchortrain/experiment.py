@@ -132,10 +132,10 @@ def _provenance() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = None
-    return {"versions": versions, "git_commit": _git_commit()}
+    return {"versions": versions, "git_commit": git_commit()}
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of this code, with "-dirty" after local changes; None outside a repository that tracks it."""
     here = Path(__file__).resolve()
     try:

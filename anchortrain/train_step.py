@@ -108,8 +108,12 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     config: LossConfig,
     accumulation: int = 1,
+    compiler_options: dict[str, str] | None = None,
 ) -> Callable[[TrainState, Params | None, Batch], tuple[TrainState, Terms]]:
-    """The compiled step (state, reference parameters, batch) -> (state, metrics). The state is donated."""
+    """The compiled step (state, reference parameters, batch) -> (state, metrics). The state is donated.
+
+    `compiler_options` are XLA's, such as `compiler.options` gives.
+    """
     shapes = params_of(abstract)
     shardings = state_shardings(mesh, TrainState(shapes, jax.eval_shape(optimizer.init, shapes)))
 
@@ -121,7 +125,8 @@ def make_train_step(
         return TrainState(params, opt_state), metrics
 
     # Left to itself the compiler may lay the new state out otherwise, and the second step would compile again.
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())))
+    out = shardings, NamedSharding(mesh, PartitionSpec())
+    return jax.jit(step, donate_argnums=0, out_shardings=out, compiler_options=compiler_options)
 
 
 def make_evaluate_step(abstract: Transformer) -> Callable[[Params, Batch], Terms]:

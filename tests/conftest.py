@@ -29,6 +29,8 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Commands keep compiled programs in the user's home.
+os.environ["ANCHORTRAIN_CACHE"] = "off"
 
 ROOT = Path(__file__).resolve().parent.parent
 

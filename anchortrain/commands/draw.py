@@ -20,8 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from anchortrain import compilation_cache
     from anchortrain.draw import draw
 
+    compilation_cache.enable()
     manifest = draw(
         args.run,
         args.data,

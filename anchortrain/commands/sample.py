@@ -46,11 +46,13 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
     )
 
+    from anchortrain import compilation_cache
     from anchortrain.checkpoint import load_run
     from anchortrain.decode.sampler import sample
     from anchortrain.decode.samples import write_samples
     from anchortrain.progress import Progress
 
+    compilation_cache.enable()
     loaded = load_run(args.run)
     keys = loaded.info.annotation_keys
     with Progress(len(prompts), unit="samples", label="sample") as progress:

@@ -52,17 +52,19 @@ def experiment(*more: str, **settings) -> Experiment:
     return experiments.load([], bindings(*more, **settings))
 
 
-def command(arguments: list[str], gin_bindings: list[str], cache: Path) -> subprocess.Popen:
-    """`anchortrain train` on one device in a process of its own, as an installed command is started.
+def command(
+    arguments: list[str], gin_bindings: list[str], cache: Path, *, devices: int = 1, **more
+) -> subprocess.Popen:
+    """`anchortrain train` on simulated devices in a process of its own, as an installed command is started.
 
-    It fails if TensorFlow was imported. What is compiled is kept in `cache` for the next one.
+    It fails if TensorFlow was imported. What is compiled is kept in `cache` for the next one. `more` is for Popen.
     """
     script = (
         "import sys; from anchortrain.cli import main; code = main(); "
         "assert not {'tensorflow', 'seqio'} & set(sys.modules); sys.exit(code)"
     )
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+    kept = {"ANCHORTRAIN_CACHE": str(cache)}
     env = os.environ | kept | {"XLA_FLAGS": flags, "OMP_NUM_THREADS": "1"}
     options = [word for binding in gin_bindings for word in ("--gin_bindings", binding)]
     return subprocess.Popen(
@@ -71,6 +73,7 @@ def command(arguments: list[str], gin_bindings: list[str], cache: Path) -> subpr
         stderr=subprocess.PIPE,
         text=True,
         env=env,
+        **more,
     )
 
 

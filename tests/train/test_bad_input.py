@@ -42,6 +42,16 @@ def the_line(capsys) -> str:
         ([], {"init_from": "nowhere"}, "nowhere: no such run directory"),
         ([], {"init_from": "documents"}, "documents: not a run directory; make it with `anchortrain train --out`"),
         ([], {"train": "other_vocabulary", "init_from": "base"}, "/run: was trained with another vocabulary than"),
+        (
+            ["ModelConfig.vocabulary_size = 64"],
+            {},
+            "documents was prepared with a vocabulary of ",
+        ),
+        (
+            ["ModelConfig.vocabulary_size = 1000"],
+            {"init_from": "base"},
+            ", this run has 1000; use the same ModelConfig",
+        ),
         (["ModelConfig.d_ff = 16"], {"init_from": "base"}, "has ModelConfig.d_ff = 32, this run has 16; use the same"),
         ([*ANCHOR], {"anchor_data": "draws"}, "the anchor needs a reference; set RunConfig"),
         (
@@ -55,7 +65,11 @@ def the_line(capsys) -> str:
             "plain: nothing to anchor at",
         ),
         ([], {"heldout": {"d": "draws"}}, "DataConfig.heldout['d']: drift on draws needs a reference; set init_from"),
-        (["MeshConfig.data = 3"], {}, "mesh data=3 fsdp=1 tensor=1 does not fit 8 devices; make the product"),
+        (
+            ["MeshConfig.data = 3"],
+            {},
+            "mesh data=3 fsdp=1 sequence=1 tensor=1 does not fit 8 devices; make the product",
+        ),
         (["MeshConfig.tensor = 8", "ModelConfig.d_ff = 36"], {}, "dimension 'mlp' of size 36 does not divide over 8"),
         (["DataConfig.batch_rows = 12"], {}, "DataConfig.batch_rows: 12 rows cannot be shared out over 8 devices; use"),
         (

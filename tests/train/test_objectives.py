@@ -122,3 +122,10 @@ def test_post_training_starts_at_the_parameters_of_its_base(base, data, tmp_path
     mine, theirs = (params_of(load_run(path).model) for path in (tmp_path / "run", base))
     np.testing.assert_allclose(mine["head"], theirs["head"], atol=1e-9)
     assert [path.name for path in (tmp_path / "run" / CHECKPOINTS).iterdir()] == ["1"]
+
+
+def test_the_vocabulary_of_the_model_may_be_larger_than_that_of_the_data(data, tmp_path):
+    train(experiment("ModelConfig.vocabulary_size = 1000", steps=1, train=data.documents), tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    assert loaded.info.vocabulary_size == 1000 and params_of(loaded.model)["head"].size == 16 * 1024
+    assert loaded.vocabulary.size == data.vocabulary.size < 1000

@@ -1,0 +1,36 @@
+"""Floating-point operations of training, and what a device could do: for the share that is used (MFU)."""
+
+from anchortrain.config import ModelConfig
+
+# bfloat16 operations a second of what jax calls one device, by the start of `device_kind`; the vendors' figures.
+PEAK = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6": 918e12,
+    "TPU7x": 1153.5e12,  # half a chip
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+}
+
+
+def peak(device_kind: str) -> float | None:
+    """Operations a second; None where it is not known, as for a CPU."""
+    known = [name for name in PEAK if device_kind.startswith(name)]
+    return PEAK[max(known, key=len)] if known else None
+
+
+def train_flops_per_token(config: ModelConfig, vocabulary_size: int, length: int) -> float:
+    """Forward and backward of one token in a row of `length`; recomputation does not count, nor do additions.
+
+    Two operations for each weight of a matrix product and token, three times that with the backward pass; attention
+    multiplies queries with, on average, half of the row's keys, and as many values.
+    """
+    head = config.d_model // config.n_heads
+    projections = config.d_model * head * 2 * (config.n_heads + config.n_kv_heads)
+    layer = projections + 3 * config.d_model * config.d_ff
+    attention = config.n_layers * config.d_model * length  # 2 products * length / 2
+    return 6.0 * (config.n_layers * layer + config.d_model * vocabulary_size + attention)

@@ -1,0 +1,104 @@
+"""What a run needs before its first step: data that fits together, and the parameters that it starts from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from anchortrain import checkpoint as checkpoints
+from anchortrain import experiment as experiments
+from anchortrain.checkpoint import RunInfo
+from anchortrain.config import Experiment
+from anchortrain.data.loader import make_anchor_loader, make_loader
+from anchortrain.data.prepared import PreparedDataset, check_compatible
+from anchortrain.errors import UserError
+from anchortrain.model.parameters import Params, params_of
+from anchortrain.training.feeding import Feed
+
+# Of a model that training starts from these may differ: they change how it is computed, not what.
+_MAY_DIFFER = {"compute_dtype", "remat", "attention", "vocabulary_size"}
+
+
+def open_datasets(e: Experiment) -> dict[str, PreparedDataset]:
+    """Every prepared directory of the experiment, by path, checked against each other."""
+    if not e.data.train:
+        raise UserError("is empty", where="DataConfig.train", mend="name a directory made by `anchortrain prepare`")
+    paths = [*e.data.train, *e.data.heldout.values()]
+    if e.loss.anchor_weight:
+        paths += _anchor_sources(e)
+    datasets = {path: PreparedDataset(path) for path in dict.fromkeys(paths)}
+    check_compatible(list(datasets.values()), length=e.data.length)
+    return datasets
+
+
+def run_info(e: Experiment, datasets: dict[str, PreparedDataset]) -> RunInfo:
+    """What the run directory says of data and model; the model's vocabulary may be larger than the data's."""
+    path, first = next((path, dataset.manifest) for path, dataset in datasets.items())
+    size = e.model.vocabulary_size or first.vocabulary_size
+    if size < first.vocabulary_size:
+        raise UserError(
+            f"is {size}, but {path} was prepared with a vocabulary of {first.vocabulary_size}",
+            where="ModelConfig.vocabulary_size",
+            mend=f"set it to 0 or to {first.vocabulary_size} or more",
+        )
+    keys = dict.fromkeys(key for d in datasets.values() for key in d.manifest.annotation_keys)
+    return RunInfo(first.vocabulary_hash, size, first.vocabulary_file, list(keys), e.data.length)
+
+
+def check_rows(e: Experiment, ways: int) -> None:
+    """Raises UserError unless every device gets as many rows as any other."""
+    for name, rows in (("DataConfig.batch_rows", e.data.batch_rows), ("LossConfig.anchor_rows", e.loss.anchor_rows)):
+        if rows % ways and (name == "DataConfig.batch_rows" or e.loss.anchor_weight):
+            mend = f"use a multiple of {ways}, or another MeshConfig"
+            raise UserError(f"{rows} rows cannot be shared out over {ways} devices", where=name, mend=mend)
+
+
+def load_initial(e: Experiment, info: RunInfo, shardings: Params) -> Params | None:
+    """Parameters of the run that this one starts from; they are also the anchor's reference."""
+    source = e.run.init_from
+    if not source:
+        if e.loss.anchor_weight:
+            raise UserError(
+                "the anchor needs a reference", where="LossConfig.anchor_weight", mend="set RunConfig.init_from"
+            )
+        return None
+    theirs = RunInfo.read(Path(source))
+    if theirs.vocabulary_hash != info.vocabulary_hash:
+        raise UserError(
+            f"was trained with another vocabulary than {next(iter(e.data.train))} was prepared with",
+            where=source,
+            mend=f"prepare with --tokenizer {source}/{theirs.vocabulary_file}",
+        )
+    model = experiments.load_json(Path(source) / checkpoints.CONFIG).model
+    pairs = [
+        (f"ModelConfig.{field.name}", getattr(model, field.name), getattr(e.model, field.name))
+        for field in dataclasses.fields(model)
+        if field.name not in _MAY_DIFFER
+    ]
+    for name, its, ours in [*pairs, ("a vocabulary size", theirs.vocabulary_size, info.vocabulary_size)]:
+        if its != ours:
+            raise UserError(f"has {name} = {its}, this run has {ours}", where=source, mend="use the same ModelConfig")
+    return params_of(checkpoints.load_run(source, shardings).model)
+
+
+def make_loaders(e: Experiment, feeds: dict[str, Feed]) -> dict[str, Any]:
+    """The loaders "train" and, with an anchor, "anchor", each of the rows that its feed wants."""
+    common = {"length": e.data.length, "seed": e.data.seed}
+    loaders = {
+        "train": make_loader(
+            e.data.train,
+            batch_rows=e.data.batch_rows,
+            objective=e.loss.objective,
+            syntax_share=e.loss.syntax_share,
+            **feeds["train"].share,
+            **common,
+        )
+    }
+    if "anchor" in feeds:
+        rows, share = e.loss.anchor_rows, feeds["anchor"].share
+        loaders["anchor"] = make_anchor_loader(_anchor_sources(e), batch_rows=rows, **share, **common)
+    return loaders
+
+
+def _anchor_sources(e: Experiment) -> dict[str, float]:
+    """Where annotations to anchor at come from: reference draws, or the training instructions."""
+    return {e.loss.anchor_data: 1.0} if e.loss.anchor_source == "draws" else dict(e.data.train)
