@@ -89,7 +89,8 @@ class Trainer:
         self.optimizer = make_optimizer(experiment.optimizer, self.steps)
         # Of every step at once: to compute one while training would wait for the running step.
         self.learning_rates = np.asarray(make_schedule(experiment.optimizer, self.steps)(np.arange(self.steps)))
-        self.reference = setup.load_initial(experiment, self.info, self.shardings)
+        self.initial = setup.load_initial(experiment, self.info, self.shardings)
+        self.reference = self.initial if setup.needs_reference(experiment, self.datasets) else None
         self.clock = self._clock(started)
 
     def _clock(self, started: float | None) -> Clock:
@@ -142,11 +143,13 @@ class Trainer:
 
     def _initial_state(self) -> steps.TrainState:
         run = self.experiment.run
-        params = (
-            steps.init_params(self.experiment.model, self.info.vocabulary_size, run.seed, self.mesh)
-            if self.reference is None
-            else jax.tree.map(lambda x: x.copy(), self.reference)  # the step donates its state, not the reference
-        )
+        if self.initial is None:
+            params = steps.init_params(self.experiment.model, self.info.vocabulary_size, run.seed, self.mesh)
+        elif self.reference is None:
+            params = self.initial
+        else:  # the step donates its state, but not the reference
+            params = jax.tree.map(lambda x: x.copy(), self.initial)
+        self.initial = None
         abstract = jax.eval_shape(lambda p: steps.TrainState(p, self.optimizer.init(p)), params)
         shardings = steps.state_shardings(self.mesh, abstract).optimizer
         return steps.TrainState(params, jax.jit(self.optimizer.init, out_shardings=shardings)(params))
@@ -160,7 +163,7 @@ class Trainer:
         step_fn = steps.make_train_step(
             self.mesh, self.abstract, self.optimizer, e.loss, e.run.accumulation, compiler_options=options or None
         )
-        reference = self.reference if e.loss.anchor_weight else None
+        reference = self.reference if setup.anchors_online(e) else None
         pending: tuple[int, dict] | None = None
         # The process may have died between the last checkpoint and FINISHED.
         results = self.heldout.evaluate(state.params) if start == self.steps else {}

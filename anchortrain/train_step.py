@@ -141,12 +141,16 @@ def make_evaluate_step(abstract: Transformer) -> Callable[[Params, Batch], Terms
     return jax.jit(step)
 
 
-def make_drift_step(abstract: Transformer, direction: str) -> Callable[[Params, Params, Batch], Terms]:
-    """The compiled divergence from the reference on drawn annotations (paper's R; nats per annotation)."""
+def make_drift_step(abstract: Transformer, direction: str) -> Callable[[Params, Params | None, Batch], Terms]:
+    """The compiled divergence from the reference on drawn annotations (paper's R; nats per annotation).
 
-    def step(params: Params, reference: Params, batch: Batch) -> Terms:
+    Without a reference its distributions are those stored in the batch.
+    """
+
+    def step(params: Params, reference: Params | None, batch: Batch) -> Terms:
         model = model_with(abstract, params)
+        frozen = None if reference is None else model_with(abstract, reference)
         hidden = model.hidden(batch["inputs"], batch["positions"], batch["segment_ids"])
-        return {"kl": losses.anchor_term(model, hidden, model_with(abstract, reference), batch, direction)}
+        return {"kl": losses.anchor_term(model, hidden, frozen, batch, direction)}
 
     return jax.jit(step)

@@ -45,6 +45,7 @@ class Settings:
       seed: of shuffling and of the choice of syntax examples.
       objective: of prepared instructions, "masked" or "unmasked"; "anchor" in the anchor's own stream.
       syntax_share: share of annotated instructions whose tag syntax is trained on under "masked" (section 3).
+      stored: whether batches carry the reference's distributions that are stored with draws.
       host_index: this host's number, below `host_count`.
       host_count: hosts that share the global batch.
 
@@ -57,6 +58,7 @@ class Settings:
     seed: int = 0
     objective: str = "masked"
     syntax_share: float = 0.003
+    stored: bool = False
     host_index: int = 0
     host_count: int = 1
 
@@ -140,7 +142,8 @@ def make_eval_batches(path: str, *, batches: int, **settings: Any) -> list[Batch
             break
         rows = [dataset.__getitems__(row) for row in plan[settings.rows]]
         placed = [[Placed(example, objective, False, 0) for example in row] for row in rows]
-        found.append(pack(placed, length=settings.length, bos=vocabulary.bos, pad=vocabulary.pad))
+        top_k = stored_top_k([dataset]) if settings.stored else 0
+        found.append(pack(placed, length=settings.length, bos=vocabulary.bos, pad=vocabulary.pad, top_k=top_k))
     return found
 
 
@@ -161,6 +164,18 @@ def open_sources(sources: Mapping[str, float], *, length: int) -> list[PreparedD
 def objective_of(dataset: Dataset, objective: str) -> str:
     """How examples of a data set are trained on, given the `objective` of instructions."""
     return {"documents": "pretrain", "draws": "anchor", "instructions": objective}[dataset.manifest.kind]
+
+
+def stored_top_k(datasets: Sequence[Dataset]) -> int:
+    """How many tokens each stored distribution has. Raises UserError unless all store some, and as many."""
+    first = datasets[0]
+    for dataset in datasets:
+        count = dataset.manifest.stored_top_k
+        if not count or count != first.manifest.stored_top_k:
+            what = f"stores {count} tokens of the reference's distributions" if count else "stores no distributions"
+            mend = "make it with `anchortrain draw --top_k 32`, or set LossConfig.anchor_reference = 'online'"
+            raise UserError(what, where=str(dataset.directory), mend=mend)
+    return first.manifest.stored_top_k
 
 
 class EndlessShuffle(grain.MapDataset[int]):
@@ -204,6 +219,7 @@ class PackedIterator(grain.DatasetIterator[Batch]):
     def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float], settings: Settings) -> None:
         super().__init__()
         self.datasets, self._settings = datasets, settings
+        self._top_k = stored_top_k(datasets) if settings.stored else 0
         self._objectives = [objective_of(dataset, settings.objective) for dataset in datasets]
         self._syntax_shares = [
             settings.syntax_share if dataset.manifest.annotated and own == "masked" else 0.0
@@ -278,7 +294,7 @@ class PackedIterator(grain.DatasetIterator[Batch]):
     def pack(self, rows: Sequence[Sequence[Placed]]) -> Batch:
         """The batch of `rows` from `next_rows`."""
         vocabulary = self.datasets[0].vocabulary
-        return pack(rows, length=self._settings.length, bos=vocabulary.bos, pad=vocabulary.pad)
+        return pack(rows, length=self._settings.length, bos=vocabulary.bos, pad=vocabulary.pad, top_k=self._top_k)
 
     def __next__(self) -> Batch:
         self._assert_not_closed()

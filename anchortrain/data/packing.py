@@ -14,7 +14,7 @@ objective, and whether it is a syntax example), K roles. A batch is a dict of ar
     segment_ids      int32    1, 2, … in each row; 0 is padding
     positions        int32    from 0 in each segment
 
-and, where the examples have them, [B, L, k], at the anchor's positions:
+and, where asked for, [B, L, k], at the anchor's positions:
 
     reference_ids        int32    tokens of the reference's distribution; NO_TOKEN elsewhere
     reference_log_probs  float32  -inf elsewhere
@@ -119,9 +119,10 @@ def _backtrack(reach: list[int], lengths: list[int]) -> list[int]:
     return [0, *reversed(chosen)]
 
 
-def pack(rows: Sequence[Sequence[Placed]], *, length: int, bos: int, pad: int) -> Batch:
+def pack(rows: Sequence[Sequence[Placed]], *, length: int, bos: int, pad: int, top_k: int = 0) -> Batch:
     """The batch of `rows`, each a list of examples that fit into `length` together. An empty row is padding.
 
+    With `top_k` also the distributions stored with the examples, which all have so many tokens each.
     Raises ValueError when a row is longer than `length`.
     """
     placed_E = [placed for row in rows for placed in row]
@@ -146,17 +147,22 @@ def pack(rows: Sequence[Sequence[Placed]], *, length: int, bos: int, pad: int) -
         "segment_ids": (np.repeat(segments_E, lengths_E), 0),
         "positions": (np.arange(len(tokens_T), dtype=np.int32) - np.repeat(starts_E.astype(np.int32), lengths_E), 0),
     }
-    references = [placed.example.reference for placed in placed_E if placed.example.reference is not None]
-    if references:
-        at_T, k = arrays_T["anchor_positions"][0] > 0, references[0].ids.shape[1]
-        for name, padding in (("ids", NO_TOKEN), ("log_probs", -np.inf)):
-            values = np.concatenate([getattr(reference, name) for reference in references])
-            values_Tk = np.full((len(at_T), k), padding, values.dtype)
-            values_Tk[at_T] = values
-            arrays_T[f"reference_{name}"] = (values_Tk, padding)
+    if top_k:
+        arrays_T |= _stored(placed_E, arrays_T["anchor_positions"][0] > 0, top_k)
     row_tokens_B = np.array([sum(len(placed.example.tokens) for placed in row) for row in rows])
     filled_BL = np.arange(length) < row_tokens_B[:, None]
     return {name: _laid(values_T, filled_BL, padding) for name, (values_T, padding) in arrays_T.items()}
+
+
+def _stored(placed_E: Sequence[Placed], at_T: np.ndarray, top_k: int) -> dict[str, tuple[np.ndarray, float]]:
+    """The stored distributions [T, k], and what is in their place elsewhere."""
+    found = {}
+    for name, padding, dtype in (("ids", NO_TOKEN, np.int32), ("log_probs", -np.inf, np.float32)):
+        values_Tk = np.full((len(at_T), top_k), padding, dtype)
+        if at_T.any():
+            values_Tk[at_T] = np.concatenate([getattr(placed.example.reference, name) for placed in placed_E])
+        found[f"reference_{name}"] = values_Tk, padding
+    return found
 
 
 @functools.cache

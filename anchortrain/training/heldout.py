@@ -14,6 +14,7 @@ from anchortrain.errors import UserError
 from anchortrain.model.parameters import Params
 from anchortrain.model.transformer import Transformer
 from anchortrain.training.feeding import Feed
+from anchortrain.training.setup import drift_is_stored
 
 
 class Heldout:
@@ -28,13 +29,13 @@ class Heldout:
         feed: Feed,
     ) -> None:
         """Reads them. Raises UserError when draws are among them and there is no reference to compare with."""
-        self._reference = reference
         self._measure = steps.make_evaluate_step(abstract)
         self._drift = steps.make_drift_step(abstract, e.loss.anchor_direction)
-        self._sets: dict[str, tuple[str, list[dict[str, jax.Array]]]] = {}
+        self._sets: dict[str, tuple[str, Params | None, list[dict[str, jax.Array]]]] = {}
         for name, path in e.data.heldout.items():
-            kind = datasets[path].manifest.kind
-            if kind == "draws" and reference is None:
+            manifest = datasets[path].manifest
+            kind, stored = manifest.kind, drift_is_stored(e, manifest)
+            if kind == "draws" and reference is None and not stored:
                 raise UserError(
                     "drift on draws needs a reference", where=f"DataConfig.heldout[{name!r}]", mend="set init_from"
                 )
@@ -44,18 +45,21 @@ class Heldout:
                 batch_rows=e.data.batch_rows,
                 batches=e.evaluate.batches,
                 objective=e.loss.objective,
+                stored=stored,
                 **feed.share,
             )
-            self._sets[name] = kind, [feed(batch) for batch in batches]
+            # Where distributions are stored no model is asked, even if there is one.
+            against = None if stored else reference
+            self._sets[name] = kind, against, [feed(batch) for batch in batches]
 
     def evaluate(self, params: Params) -> dict[str, float]:
         """Metrics by role: `heldout/NAME/loss/text` and so on; draws give `heldout/NAME/kl`."""
         results = {}
-        for name, (kind, batches) in self._sets.items():
+        for name, (kind, reference, batches) in self._sets.items():
             totals = None
             for batch in batches:
                 if kind == "draws":
-                    metrics = self._drift(params, self._reference, batch)
+                    metrics = self._drift(params, reference, batch)
                 else:
                     metrics = self._measure(params, batch)
                 totals = paced(metrics if totals is None else jax.tree.map(jnp.add, totals, metrics))

@@ -9,6 +9,7 @@ from anchortrain import experiment as experiments
 from anchortrain.checkpoint import RunInfo
 from anchortrain.config import Experiment
 from anchortrain.data.loader import make_anchor_loader, make_loader
+from anchortrain.data.manifest import Manifest
 from anchortrain.data.prepared import PreparedDataset, check_compatible
 from anchortrain.errors import UserError
 from anchortrain.model.parameters import Params, params_of
@@ -56,7 +57,7 @@ def load_initial(e: Experiment, info: RunInfo, shardings: Params) -> Params | No
     """Parameters of the run that this one starts from; they are also the anchor's reference."""
     source = e.run.init_from
     if not source:
-        if e.loss.anchor_weight:
+        if anchors_online(e):
             raise UserError(
                 "the anchor needs a reference", where="LossConfig.anchor_weight", mend="set RunConfig.init_from"
             )
@@ -94,9 +95,26 @@ def make_loaders(e: Experiment, feeds: dict[str, Feed]) -> dict[str, Any]:
         )
     }
     if "anchor" in feeds:
-        rows, share = e.loss.anchor_rows, feeds["anchor"].share
-        loaders["anchor"] = make_anchor_loader(_anchor_sources(e), batch_rows=rows, **share, **common)
+        share, stored = feeds["anchor"].share, e.loss.anchor_reference == "stored"
+        sources, rows = _anchor_sources(e), e.loss.anchor_rows
+        loaders["anchor"] = make_anchor_loader(sources, batch_rows=rows, stored=stored, **share, **common)
     return loaders
+
+
+def anchors_online(e: Experiment) -> bool:
+    """Whether each step runs the reference model."""
+    return e.loss.anchor_weight > 0 and e.loss.anchor_reference == "online"
+
+
+def needs_reference(e: Experiment, datasets: dict[str, PreparedDataset]) -> bool:
+    """Whether the reference's parameters stay in memory: for the anchor, or for drift on draws that store nothing."""
+    heldout = [datasets[path].manifest for path in e.data.heldout.values()]
+    return anchors_online(e) or any(m.kind == "draws" and not drift_is_stored(e, m) for m in heldout)
+
+
+def drift_is_stored(e: Experiment, manifest: Manifest) -> bool:
+    """Whether held-out draws are compared with the distributions stored in them: as the anchor's are."""
+    return manifest.stored_top_k > 0 and e.loss.anchor_reference == "stored"
 
 
 def _anchor_sources(e: Experiment) -> dict[str, float]:

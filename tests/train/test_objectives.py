@@ -1,5 +1,6 @@
 """Every objective trains, and does what it is for."""
 
+import dataclasses
 import json
 import math
 
@@ -7,12 +8,13 @@ import numpy as np
 import pytest
 
 from anchortrain.checkpoint import CHECKPOINTS, load_run
-from anchortrain.data.prepared import PreparedDataset
-from anchortrain.draw import draw
+from anchortrain.data.prepared import PreparedDataset, PreparedWriter
+from anchortrain.draw import draw, with_distributions
+from anchortrain.errors import UserError
 from anchortrain.metrics import read_metrics
 from anchortrain.model.parameters import params_of
 from anchortrain.roles import Role
-from anchortrain.train import train
+from anchortrain.train import Trainer, train
 from tests.train.conftest import LENGTH, ROWS, experiment
 
 
@@ -34,9 +36,29 @@ def test_pretraining_lowers_the_loss_of_every_role(base):
 
 
 @pytest.fixture(scope="module")
-def runs(data, base, tmp_path_factory):
+def stored_draws(data, base, tmp_path_factory):
+    """name -> the same draws with the base's distributions over the k most probable tokens, k of 300 and 4."""
+    loaded, found = load_run(base), {}
+    for name in ("draws", "heldout_draws"):
+        for top_k in (300, 4):
+            examples = with_distributions(
+                loaded.model, data.vocabulary, list(PreparedDataset(getattr(data, name))), top_k
+            )
+            out = tmp_path_factory.mktemp("stored") / name
+            described = {"kind": "draws", "annotated": True, "vocabulary": data.vocabulary, "max_length": LENGTH}
+            with PreparedWriter(out, **described, stored_top_k=top_k) as writer:
+                for example in examples:
+                    writer.add(example)
+                writer.finish()
+            found[name, top_k] = out
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(data, base, stored_draws, tmp_path_factory):
     """name -> (held-out metrics, lines of metrics) of post-training runs."""
     anchor = ["LossConfig.anchor_weight = 1.0", "LossConfig.anchor_rows = 8"]
+    stored = "LossConfig.anchor_reference = 'stored'"
     reverse, own = "LossConfig.anchor_direction = 'reverse'", "LossConfig.anchor_source = 'data'"
     common = {"steps": 25, "init_from": base, "heldout": {"draws": data.heldout_draws, "text": data.instructions}}
     masked, root = common | {"train": data.instructions}, tmp_path_factory.mktemp("runs")
@@ -45,6 +67,8 @@ def runs(data, base, tmp_path_factory):
         "masked": experiment("LossConfig.syntax_share = 0.5", **masked),
         "unmasked": experiment("LossConfig.objective = 'unmasked'", **masked),
         "draws forward": experiment(*anchor, **masked, anchor_data=data.draws),
+        "stored 300": experiment(*anchor, stored, **masked, anchor_data=stored_draws["draws", 300]),
+        "stored 4": experiment(*anchor, stored, **masked, anchor_data=stored_draws["draws", 4]),
         "draws reverse": experiment(*anchor, reverse, **masked, anchor_data=data.draws),
         "data forward": experiment(*anchor, own, **masked),
         "data reverse": experiment(*anchor, own, reverse, **masked),
@@ -102,8 +126,49 @@ def test_a_run_that_died_before_its_last_line_is_finished(base, tmp_path, data):
     assert (copy / "metrics.jsonl").read_bytes() == (base / "metrics.jsonl").read_bytes()
 
 
+def test_stored_distributions_anchor_as_the_model_does(runs):
+    (online, lines), (stored, its), (few, _) = (runs[name] for name in ("draws forward", "stored 300", "stored 4"))
+    for a, b in zip(lines[:5], its[:5], strict=True):
+        assert b["train/anchor/kl"] == pytest.approx(a["train/anchor/kl"], rel=0.1, abs=1e-4)
+    assert stored["heldout/draws/kl"] == pytest.approx(online["heldout/draws/kl"], rel=0.05)
+    assert few["heldout/draws/kl"] < 0.3 * runs["masked"][0]["heldout/draws/kl"]
+
+
+def test_with_everything_stored_there_is_no_second_model(data, base, stored_draws, tmp_path):
+    settings = experiment(
+        "LossConfig.anchor_weight = 1.0",
+        "LossConfig.anchor_rows = 8",
+        "LossConfig.anchor_reference = 'stored'",
+        steps=2,
+        train=data.instructions,
+        init_from=base,
+        anchor_data=stored_draws["draws", 4],
+        heldout={"draws": stored_draws["heldout_draws", 300]},
+    )
+    trainer = Trainer(settings, tmp_path / "run", None, None)
+    assert trainer.reference is None
+    drift = trainer.run()["heldout/draws/kl"]
+    other = dataclasses.replace(settings, loss=dataclasses.replace(settings.loss, anchor_reference="online"))
+    assert drift == pytest.approx(train(other, tmp_path / "online")["heldout/draws/kl"], rel=0.3)
+
+
+def test_the_anchor_needs_stored_distributions(data, base, tmp_path):
+    settings = experiment(
+        "LossConfig.anchor_weight = 1.0",
+        "LossConfig.anchor_rows = 8",
+        "LossConfig.anchor_reference = 'stored'",
+        steps=2,
+        train=data.instructions,
+        init_from=base,
+        anchor_data=data.draws,
+    )
+    with pytest.raises(UserError, match="stores no distributions; make it with `anchortrain draw --top_k"):
+        train(settings, tmp_path / "run")
+
+
 def test_the_reference_draws_are_prompts_with_annotations(base, data, tmp_path):
-    manifest = draw(base, data.instructions, tmp_path / "draws", count=12, seed=1, max_annotation_tokens=40)
+    manifest = draw(base, data.instructions, tmp_path / "draws", count=12, seed=1, max_annotation_tokens=40, top_k=5)
+    assert manifest.stored_top_k == 5 and 0.3 < manifest.notes["stored_mass"] <= 1
     assert manifest.kind == "draws" and 0 < manifest.examples <= 12
     assert manifest.examples + manifest.notes["unclosed"] == 12
     vocabulary = data.vocabulary
@@ -114,6 +179,11 @@ def test_the_reference_draws_are_prompts_with_annotations(base, data, tmp_path):
         inside = one.tokens[one.roles != Role.PROMPT]
         assert [inside[0], inside[-1]] == [vocabulary.ann_open, vocabulary.ann_close]
         assert Role.TEXT not in one.roles
+        # As many distributions as predictions from inside the annotation, most probable tokens first.
+        assert one.reference.ids.shape == (len(inside) - 1, 5)
+        assert (np.diff(one.reference.log_probs) <= 0).all() and np.exp(one.reference.log_probs).sum(
+            axis=1
+        ).max() <= 1.001
 
 
 def test_post_training_starts_at_the_parameters_of_its_base(base, data, tmp_path):
