@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 from anchortrain import __version__
+from anchortrain.devices import ignore_absent_tpus
 from anchortrain.errors import UserError
 from anchortrain.nearest import suggest
 
@@ -116,6 +117,7 @@ def _dispatch(argv: Sequence[str], args: argparse.Namespace) -> int:
     if name not in COMMANDS:
         kind = "option" if name.startswith("-") else "command"
         raise UserError(f"unknown {kind} {name!r}", mend=suggest(name, COMMANDS))
+    ignore_absent_tpus()
     module = importlib.import_module(COMMANDS[name].module)
     parser = _Parser(f"anchortrain {name}", module.__doc__)
     module.add_arguments(parser)

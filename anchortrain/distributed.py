@@ -9,7 +9,6 @@ First all meet in plain Python (`rendezvous`), where whatever is missing or diff
 
 import contextlib
 import dataclasses
-import glob
 import os
 import platform
 import socket
@@ -24,6 +23,7 @@ from typing import NamedTuple
 import anchortrain
 from anchortrain import rendezvous
 from anchortrain.config import Experiment
+from anchortrain.devices import tpu_chips
 from anchortrain.errors import AgreedError, UserError
 from anchortrain.experiment import git_commit
 from anchortrain.peers import Peers, leave
@@ -175,7 +175,7 @@ def facts(experiment: Experiment) -> dict[str, str]:
             found[package] = "absent"
     found["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "unset")
     # A host that has lost a chip would hang the others when devices are counted.
-    found["number of TPU chips"] = str(len(glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")))
+    found["number of TPU chips"] = str(tpu_chips())
     for section in dataclasses.fields(experiment):
         for field in dataclasses.fields(section.type):
             value = getattr(getattr(experiment, section.name), field.name)

@@ -1,16 +1,19 @@
 """The command line: what it imports, and how its errors end."""
 
 import errno
+import importlib.util
 import os
 import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import pytest
 
 from anchortrain import cli
 from anchortrain.cli import COMMANDS, Command, main
+from anchortrain.devices import ignore_absent_tpus, tpu_chips
 from anchortrain.errors import UserError
 
 HEAVY = ("jax", "flax", "tensorflow", "seqio", "grain", "orbax", "numpy", "matplotlib", "gin", "torch")
@@ -170,3 +173,15 @@ def test_every_command_has_help_without_heavy_imports(name):
     assert f"usage: anchortrain {name}" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line}
     assert not imported & {"jax", "tensorflow", "seqio", "grain", "orbax", "torch", "matplotlib"}
+
+
+def test_without_a_tpu_its_compiler_is_left_alone(monkeypatch):
+    """`pip install anchortrain[plan]` must not make every command warn of TPUs that are not there."""
+    if importlib.util.find_spec("libtpu") is None or tpu_chips() or Path("/dev/nvidia0").exists():
+        pytest.skip("needs libtpu and no accelerator")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    ignore_absent_tpus()
+    assert os.environ["JAX_PLATFORMS"] == "cpu"
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    ignore_absent_tpus()
+    assert os.environ["JAX_PLATFORMS"] == "tpu"

@@ -11,10 +11,6 @@ import jax.numpy as jnp
 
 from anchortrain.sharding import current_mesh, spec
 
-# Up to this many rows the gradient of the table is a matrix product with one-hot rows: on CPU XLA runs a scatter one
-# token at a time (60 of 85 ms of a quick-start step); on TPU the product is free at this size.
-ONE_HOT_VOCABULARY = 4096
-
 
 def lookup(table_VD: jax.Array, tokens_BL: jax.Array, dtype: str) -> jax.Array:
     """Rows of a table as [B, L, D] of `dtype`."""
@@ -47,22 +43,5 @@ def lookup(table_VD: jax.Array, tokens_BL: jax.Array, dtype: str) -> jax.Array:
 
 
 def _rows(table_VD: jax.Array, tokens_BL: jax.Array) -> jax.Array:
-    return _rows_one_hot(table_VD, tokens_BL) if table_VD.shape[0] <= ONE_HOT_VOCABULARY else table_VD[tokens_BL]
-
-
-@jax.custom_vjp
-def _rows_one_hot(table_VD: jax.Array, tokens_BL: jax.Array) -> jax.Array:
-    return table_VD[tokens_BL]
-
-
-def _rows_forward(table_VD: jax.Array, tokens_BL: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return table_VD[tokens_BL], (tokens_BL, table_VD)
-
-
-def _rows_backward(saved: tuple[jax.Array, jax.Array], grad_BLD: jax.Array) -> tuple[jax.Array, None]:
-    tokens_BL, table_VD = saved
-    one_hot_BLV = jax.nn.one_hot(tokens_BL, table_VD.shape[0], dtype=grad_BLD.dtype)
-    return jnp.einsum("blv,bld->vd", one_hot_BLV, grad_BLD), None
-
-
-_rows_one_hot.defvjp(_rows_forward, _rows_backward)
+    # Flat indices: XLA's CPU backend adds a gradient to rows of a table 20 times faster than by pairs of indices.
+    return table_VD[tokens_BL.reshape(-1)].reshape(*tokens_BL.shape, -1)

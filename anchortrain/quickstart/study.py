@@ -210,7 +210,7 @@ class Study:
     def _anchored(self) -> None:
         base, draws = self.bases[-1], self._prepared("draws")
         arguments = ["draw", str(base), "--data", self._prepared("sft"), "--out", draws]
-        arguments += ["--draws", str(self.scale.draws), "--seed", str(self.seed)]
+        arguments += ["--draws", str(self.scale.draws), "--seed", str(self.seed), "--top_k", "0"]
         arguments += ["--max_annotation_tokens", str(MAX_ANNOTATION_TOKENS)]
         self.runner.command("draws", arguments, Path(draws))
         anchor = {"LossConfig__anchor_data": draws}

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from anchortrain.config import MeshConfig
 from anchortrain.config_checks import CHOICES
 from anchortrain.model import embedding, remat
 from anchortrain.model.parameters import abstract_model, make_model, model_with, padded_vocabulary, params_of
 from anchortrain.model.transformer import LOGICAL_AXES
+from anchortrain.sharding import make_mesh
 from tests.batches import TINY, VOCABULARY, random_batch, tiny_model
 
 LENGTHS, CAPACITY = np.array([3, 7, 12]), 20
@@ -123,15 +125,23 @@ def test_a_token_sees_neither_later_ones_nor_other_segments():
     np.testing.assert_array_equal(moved, seen)
 
 
-def test_the_lookup_has_the_gradient_of_indexing(monkeypatch):
-    tokens = jnp.array([[3, 1, 3], [0, 3, 2]])
-    table = jnp.arange(20.0).reshape(5, 4)
+@pytest.mark.parametrize(
+    "mesh",
+    [MeshConfig(data=1, fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=1, sequence=4, tensor=2)],
+    ids=str,
+)
+@pytest.mark.parametrize("rows", [8, 3])  # 3 cannot be shared out
+def test_the_lookup_is_indexing_on_every_mesh(mesh, rows):
+    tokens = jax.random.randint(jax.random.key(0), (rows, 4), 0, 128)
+    table = jax.random.normal(jax.random.key(1), (128, 16))
 
-    def gradient(limit):
-        monkeypatch.setattr(embedding, "ONE_HOT_VOCABULARY", limit)
-        return jax.grad(lambda t: jnp.sum(jnp.cos(embedding.lookup(t, tokens, "float32"))))(table)
+    def total(lookup):
+        return jax.jit(jax.value_and_grad(lambda table: jnp.sum(jnp.cos(lookup(table)))))(table)
 
-    np.testing.assert_allclose(gradient(5), gradient(4), rtol=1e-6)
+    expected = total(lambda table: table[tokens])
+    with jax.set_mesh(make_mesh(mesh)):
+        found = total(lambda table: embedding.lookup(table, tokens, "float32"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
 
 
 def test_every_parameter_has_logical_axes_of_its_rank():
