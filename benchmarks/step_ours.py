@@ -17,20 +17,30 @@ from benchmarks.sizes import SIZES, Size
 from benchmarks.step_inputs import MANY_STEPS, OPTIMIZER, read_batch
 
 
-def make_step(size: Size) -> tuple[Callable[[Batch], None], Callable[[], float]]:
-    """The trainer's step on fresh parameters, and what waits for the last one and returns its loss."""
+def make_step(
+    size: Size, config: LossConfig | None = None, *, online: bool = False
+) -> tuple[Callable[[Batch], None], Callable[[], float]]:
+    """The trainer's step on fresh parameters, and what waits for the last one and returns its loss.
+
+    Args:
+      size: of model and batch.
+      config: of the objective; by default plain language modelling.
+      online: whether a reference model takes part.
+    """
     mesh = make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(OptimizerConfig(**OPTIMIZER), MANY_STEPS)
         params = init_params(size.model, size.vocabulary, 0, mesh)
         state = TrainState(params, optimizer.init(params))
-        step_fn = make_train_step(mesh, abstract_model(size.model, size.vocabulary), optimizer, LossConfig())
+        abstract = abstract_model(size.model, size.vocabulary)
+        step_fn = make_train_step(mesh, abstract, optimizer, config or LossConfig())
+        reference = init_params(size.model, size.vocabulary, 1, mesh) if online else None
     metrics = None
 
     def step(batch: Batch) -> None:
         nonlocal state, metrics
         with jax.set_mesh(mesh):
-            state, metrics = step_fn(state, None, batch)
+            state, metrics = step_fn(state, reference, batch)
 
     def finish() -> float:
         term = jax.block_until_ready((state, metrics))[1]["loss/text_term"]

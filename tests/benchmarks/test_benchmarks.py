@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import loader, matmul_peak, startup, train_step
+from benchmarks import anchor, loader, matmul_peak, startup, train_step
 from benchmarks.sizes import SIZES
 
 
@@ -46,6 +46,12 @@ def test_matmul_peak(run):
     pytest.importorskip("torch")
     (row,) = run(matmul_peak, "--sizes", "64", "--block_seconds", "0.001")
     assert row["size"] == 64 and min(row["jax_flops"], row["torch_flops"]) > 0
+
+
+def test_anchor(run):
+    rows = run(anchor, "--sizes", "tiny", "--blocks", "2", "--block_seconds", "0.01")
+    assert [row["way"] for row in rows] == ["masked", "stored", "online"]
+    assert rows[0]["times_masked"] == 1.0 and all(row["seconds_per_step"] > 0 for row in rows)
 
 
 def test_loader(run, monkeypatch):
