@@ -54,7 +54,7 @@ def _olmo(name: str, where: str, *bindings: str) -> Run:
 _SLICES = {"600m": "v5e-32", "1b": "v5p-32", "2p5b": "v5p-32"}
 CONFIGURATIONS = [
     *(_olmo(f"{kind}_{size}", where) for size, where in _SLICES.items() for kind in ("pretrain", "posttrain", "kl")),
-    *(_olmo("pretrain_2p5b", name, "ModelConfig.remat = 'attention'") for name in ("v5e-64", "v6e-32")),
+    *(_olmo("pretrain_2p5b", name, "RunConfig.accumulation = 8") for name in ("v5e-64", "v6e-32")),
 ]
 ANCHORS = {
     "masked SFT": _olmo("posttrain_1b", "v5p-32"),

@@ -115,7 +115,7 @@ def test_the_anchor_leaves_the_tokens_of_a_step(size):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["v5e-64", "v6e-32"])
 def test_pretraining_of_2p5b_elsewhere(compiler, name):
-    check(load("pretrain_2p5b", "ModelConfig.remat = 'attention'"), parse_slice(name), compiler)
+    check(load("pretrain_2p5b", "RunConfig.accumulation = 8"), parse_slice(name), compiler)
 
 
 @pytest.mark.slow
