@@ -11,8 +11,10 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from anchortrain.config import MeshConfig
+from anchortrain.config import Experiment, MeshConfig
 from anchortrain.errors import UserError
+
+LANES = 128  # of a TPU's vector unit
 
 AXES = ("data", "fsdp", "sequence", "tensor")
 
@@ -70,6 +72,57 @@ def _slices(devices: list[jax.Device], count: int) -> list[list[jax.Device]]:
     if len(numbers) != count:
         raise UserError(f"slices = {count}, but the devices are of {len(numbers)} slices", where="MeshConfig")
     return [[device for device in devices if device.slice_index == number] for number in numbers]
+
+
+def check_fits(mesh: Mesh, experiment: Experiment) -> None:
+    """Raises UserError, before anything is made, where the model or its batches do not divide over the mesh."""
+    _check_model(mesh, experiment)
+    _check_rows(mesh, experiment)
+    length, pieces = experiment.data.length, mesh.shape["sequence"]
+    if length % pieces:
+        what = f"rows of {length} tokens do not divide over {pieces} devices of mesh axis sequence"
+        raise UserError(what, where="MeshConfig.sequence", mend=f"use {math.gcd(length, pieces)}")
+    if experiment.model.attention == "splash" and length // pieces % LANES:
+        each = f"{length} / {pieces}" if pieces > 1 else str(length)
+        what = f"attention 'splash' needs a multiple of {LANES} tokens of a row on each device, got {each}"
+        mend = f"use {-(-length // (LANES * pieces)) * LANES * pieces}"
+        raise UserError(what, where="DataConfig.length", mend=mend)
+
+
+def _check_model(mesh: Mesh, experiment: Experiment) -> None:
+    model = experiment.model
+    sizes = (
+        ("n_heads", model.n_heads, "query heads", "tensor"),
+        ("n_kv_heads", model.n_kv_heads, "key heads", "tensor"),
+        ("d_ff", model.d_ff, "columns of the MLP", "tensor"),
+        ("vocabulary_size", padded_vocabulary(model.vocabulary_size), "tokens (padded)", "tensor"),
+        ("d_model", model.d_model, "columns", "fsdp"),
+    )
+    for field, size, what, axis in sizes:
+        ways = mesh.shape[axis]
+        if size % ways:
+            raise UserError(
+                f"{size} {what} do not divide over {ways} devices of mesh axis {axis}",
+                where=f"ModelConfig.{field}",
+                mend=f"use MeshConfig.{axis} = {math.gcd(size, ways)}, or another size",
+            )
+
+
+def _check_rows(mesh: Mesh, experiment: Experiment) -> None:
+    ways, parts = mesh.shape["data"] * mesh.shape["fsdp"], experiment.run.accumulation
+    rows = {"DataConfig.batch_rows": experiment.data.batch_rows}
+    if experiment.loss.anchor_weight:
+        rows["LossConfig.anchor_rows"] = experiment.loss.anchor_rows
+    for name, count in rows.items():
+        if count % (ways * parts):
+            over = f"{ways} devices" + (f" x {parts} microbatches" if parts > 1 else "")
+            mend = f"use a multiple of {ways * parts}, or another MeshConfig"
+            raise UserError(f"{count} rows cannot be shared out over {over}", where=name, mend=mend)
+
+
+def padded_vocabulary(size: int) -> int:
+    """Rows of embedding and head: a multiple of 128, so that they divide over a mesh."""
+    return -(-size // LANES) * LANES
 
 
 def spec(logical: Sequence[str | None]) -> PartitionSpec:

@@ -29,7 +29,7 @@ from anchortrain.metrics import MetricsWriter
 from anchortrain.model.parameters import abstract_model, params_of
 from anchortrain.optimizer import make_optimizer, make_schedule
 from anchortrain.progress import Progress
-from anchortrain.sharding import make_mesh
+from anchortrain.sharding import check_fits, make_mesh
 from anchortrain.training import directory, setup
 from anchortrain.training.feeding import Feed
 from anchortrain.training.heldout import Heldout, paced
@@ -83,7 +83,7 @@ class Trainer:
         directory.check(run_dir, experiment)
         directory.check_shared(run_dir)
         self.mesh = make_mesh(experiment.mesh)
-        setup.check_rows(experiment, self.mesh.shape["data"] * self.mesh.shape["fsdp"])
+        check_fits(self.mesh, experiment)
         self.abstract = abstract_model(experiment.model, self.info.vocabulary_size)
         self.shardings = steps.param_shardings(self.mesh, params_of(self.abstract))
         self.optimizer = make_optimizer(experiment.optimizer, self.steps)

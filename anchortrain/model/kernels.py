@@ -21,21 +21,20 @@ from anchortrain.config import ModelConfig
 from anchortrain.errors import UserError
 from anchortrain.model import attention
 from anchortrain.model.remat import ATTENDED
-from anchortrain.sharding import current_mesh, platform, spec
+from anchortrain.sharding import LANES, current_mesh, platform, spec
 
 # (q [B, L, H, C], k [B, L, K, C], v [B, L, K, C]) -> [B, L, H, C]
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
-_LANES = 128  # of a TPU's vector unit: rows are cut into blocks of a multiple of it
-_LARGEST_BLOCK = 512
+_LARGEST_BLOCK = 512  # rows are cut into blocks of a multiple of `LANES`
 
 
 def choose(config: ModelConfig, length: int) -> str:
     """The kernel's name. Raises UserError when one asked for by name cannot do it."""
     on_gpu = platform() in ("gpu", "cuda", "rocm")
-    if config.attention == "splash" and length % _LANES:
-        what = f"attention 'splash' needs rows of a multiple of {_LANES} tokens, got {length}"
-        raise UserError(what, where="DataConfig.length", mend=f"use {-(-length // _LANES) * _LANES}")
+    if config.attention == "splash" and length % LANES:
+        what = f"attention 'splash' needs rows of a multiple of {LANES} tokens, got {length}"
+        raise UserError(what, where="DataConfig.length", mend=f"use {-(-length // LANES) * LANES}")
     if config.attention == "cudnn" and (config.compute_dtype != "bfloat16" or not on_gpu):
         raise UserError(
             f"attention 'cudnn' needs a GPU and bfloat16, got {platform()} and {config.compute_dtype}",
@@ -44,7 +43,7 @@ def choose(config: ModelConfig, length: int) -> str:
         )
     if config.attention != "auto":
         return config.attention
-    if platform() == "tpu" and length % _LANES == 0:
+    if platform() == "tpu" and length % LANES == 0:
         return "splash"
     return "cudnn" if on_gpu and config.compute_dtype == "bfloat16" else "reference"
 
@@ -102,7 +101,7 @@ def _attend_rows(kernel: splash.SplashAttentionKernel, q_BHQC, k_BKLC, v_BKLC, s
 
 
 def _kernel(heads: int, length: int, pieces: int) -> splash.SplashAttentionKernel:
-    block = next(b for b in (_LARGEST_BLOCK, 256, _LANES) if (length // pieces) % b == 0)
+    block = next(b for b in (_LARGEST_BLOCK, 256, LANES) if (length // pieces) % b == 0)
     names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
     sizes = splash.BlockSizes(**dict.fromkeys((*names, "block_q_dq", "block_kv_dq"), block))
     return splash.make_splash_mha(

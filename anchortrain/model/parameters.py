@@ -7,13 +7,9 @@ from flax import nnx
 
 from anchortrain.config import ModelConfig
 from anchortrain.model.transformer import Transformer
+from anchortrain.sharding import padded_vocabulary
 
 Params = dict[str, Any]
-
-
-def padded_vocabulary(size: int) -> int:
-    """Rows of embedding and head: a multiple of 128, so that they divide over a mesh."""
-    return -(-size // 128) * 128
 
 
 def make_model(config: ModelConfig, vocabulary_size: int, seed: int) -> Transformer:

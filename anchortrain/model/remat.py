@@ -3,21 +3,22 @@
 Kept bytes a layer and token, in units of the compute type (D width, F MLP width, A = heads x head dimension):
 
     none       every intermediate result
-    dots       2D + 3A + 2F   every matrix product, and attention
-    attention  D + 3A         what attention's own backward pass needs: the MLP runs again, attention does not
+    dots       3D + 4A + 2F   every matrix product, and attention
+    attention  D + 4A         what attention's own backward pass needs: the MLP runs again, attention does not
     full       D              only the layer's input
 
 (with as many key as query heads). Weights gathered over the `fsdp` axis are never kept: they would be the whole model.
 The last two also run the MLP on pieces of the row (`in_pieces`), whose intermediate results are the largest of a layer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 
-from anchortrain.sharding import current_mesh
+from anchortrain.sharding import batch_ways, current_mesh, spec
 
 # Names of intermediate results.
 QUERY, KEY, VALUE, ATTENDED = "query", "key", "value", "attended"
@@ -51,8 +52,11 @@ def apply(body: Callable, policy: str, *, gathers: bool) -> Callable:
     return jax.checkpoint(body, prevent_cse=False, policy=kept)
 
 
-def in_pieces(function: Callable[[jax.Array], jax.Array], x_BLD: jax.Array, policy: str) -> jax.Array:
-    """`function` of [B, L, D], position by position, so that the backward pass holds one piece's results at a time.
+def in_pieces(
+    function: Callable[..., jax.Array], x_BLD: jax.Array, weights: Sequence[jax.Array], policy: str
+) -> jax.Array:
+    """`function` of [B, L, D] and weights, position by position, so that the backward pass holds one piece's results
+    at a time.
 
     Whole where the policy keeps its results anyway, and on a row that is itself cut over devices.
     """
@@ -60,7 +64,22 @@ def in_pieces(function: Callable[[jax.Array], jax.Array], x_BLD: jax.Array, poli
     mesh = current_mesh()
     cut = mesh is not None and mesh.shape["sequence"] > 1
     if policy not in ("attention", "full") or L % PIECE or L == PIECE or cut:
-        return function(x_BLD)
-    pieces = jnp.moveaxis(x_BLD.reshape(B, L // PIECE, PIECE, D), 1, 0)
-    done = jax.lax.map(jax.checkpoint(function, prevent_cse=False), pieces)
-    return jnp.moveaxis(done, 0, 1).reshape(B, L, D)
+        return function(x_BLD, *weights)
+
+    def local(x_BLD: jax.Array, *weights: jax.Array) -> jax.Array:
+        pieces = jnp.moveaxis(x_BLD.reshape(-1, L // PIECE, PIECE, D), 1, 0)
+        done = jax.lax.map(jax.checkpoint(lambda x: function(x, *weights), prevent_cse=False), pieces)
+        return jnp.moveaxis(done, 0, 1).reshape(-1, L, D)
+
+    if mesh is None or B % batch_ways():
+        return local(x_BLD, *weights)
+    # Left to itself the compiler sums the gradient of the weights over all devices after every piece.
+    rows = spec(("batch", None, None))
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(rows, *[PartitionSpec()] * len(weights)),
+        out_specs=rows,
+        axis_names={"data", "fsdp"},
+        check_vma=False,
+    )(x_BLD, *weights)

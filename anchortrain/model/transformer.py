@@ -101,13 +101,15 @@ class Layer(nnx.Module):
         attended = remat.named(self._dense(attended_BLHC.reshape(B, L, -1), "output"), remat.OUTPUT)
         x_BLD = x_BLD + rms_norm(attended, self.attention_norm[...], c.norm_eps)
         weights = [self._whole(name, x_BLD.dtype) for name in ("gate", "up", "down")]
-        return remat.in_pieces(lambda x: self._mlp(x, *weights), x_BLD, c.remat)
+        return remat.in_pieces(self._mlp, x_BLD, [*weights, self.mlp_norm[...]], c.remat)
 
-    def _mlp(self, x_BLD: jax.Array, gate_DF: jax.Array, up_DF: jax.Array, down_FD: jax.Array) -> jax.Array:
+    def _mlp(
+        self, x_BLD: jax.Array, gate_DF: jax.Array, up_DF: jax.Array, down_FD: jax.Array, norm_D: jax.Array
+    ) -> jax.Array:
         gate = remat.named(dense(x_BLD, gate_DF), remat.GATE)
         up = remat.named(dense(x_BLD, up_DF), remat.UP)
         down = remat.named(dense(jax.nn.silu(gate) * up, down_FD), remat.DOWN)
-        return x_BLD + rms_norm(down, self.mlp_norm[...], self.config.norm_eps)
+        return x_BLD + rms_norm(down, norm_D, self.config.norm_eps)
 
     def __call__(self, x_BLD: jax.Array, rotary: tuple[jax.Array, jax.Array], attend: kernels.Attention) -> jax.Array:
         attended_BLHC = attend(*self.project(x_BLD, rotary))

@@ -89,13 +89,15 @@ class _Counter:
     def __init__(self, module: Module, devices: int, slices: int) -> None:
         self.module, self.devices, self.slices = module, devices, slices
         self.costs = Costs()
+        self._spread = set[str]()  # channels of collectives whose steps are fused into several places
 
     def walk(self, computation: Computation, times: int, seen: set[str]) -> None:
-        """Adds what one computation does, `times` times; `seen` are the channels of the loop body it belongs to."""
+        """Adds what one computation does, `times` times; `seen` are the channels of the loop body it belongs to, and
+        those of the bodies around it that are spread."""
         for instruction in computation.instructions.values():
             opcode = instruction.opcode
             if opcode == "while":
-                self._loop(computation, instruction, times)
+                self._loop(computation, instruction, times, seen)
             elif opcode == "conditional":
                 self._branch(instruction, times, seen)
             elif opcode in ("call", "async-start"):
@@ -107,7 +109,7 @@ class _Counter:
             elif opcode not in _FREE and not opcode.endswith("-done"):
                 self._instruction(computation, instruction, times, seen)
 
-    def _loop(self, computation: Computation, loop: Instruction, times: int) -> None:
+    def _loop(self, computation: Computation, loop: Instruction, times: int, seen: set[str]) -> None:
         body = self.module.computations[loop.called("body")]
         count = trip_count(self.module, computation, loop)
         if count is None:
@@ -115,7 +117,8 @@ class _Counter:
             once.walk(body, 1, set())
             self.costs.unknown[loop.op_name or loop.name] = once.costs
             self.costs.unknown |= once.costs.unknown
-        self.walk(body, times * (1 if count is None else count), set())
+        # A collective that was begun before the loop may go on in it.
+        self.walk(body, times * (1 if count is None else count), seen & self._spread)
 
     def _branch(self, instruction: Instruction, times: int, seen: set[str]) -> None:
         """The dearest branch counts."""
@@ -132,6 +135,8 @@ class _Counter:
         for scope, collective in self._collectives(computation, one):
             # The steps of one asynchronous collective are fused into several places; all have its channel.
             key = f"{collective.opcode} {collective.channel}"
+            if one.opcode == "fusion":
+                self._spread.add(key)
             if collective.channel is None or key not in seen:
                 seen.add(key)
                 self.costs.collectives.append(volume(scope, collective, times, self.devices, self.slices))

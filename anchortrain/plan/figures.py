@@ -20,7 +20,7 @@ def run_steps(experiment: Experiment) -> int:
 
 
 def padded(vocabulary_size: int) -> int:
-    """Rows of embedding and head, as `model.parameters.padded_vocabulary`, which imports JAX."""
+    """Rows of embedding and head, as `sharding.padded_vocabulary`, which imports JAX."""
     return -(-vocabulary_size // 128) * 128
 
 

@@ -130,6 +130,16 @@ class Module:
     computations: dict[str, Computation]
     entry: str
 
+    def arrays(self, least: int) -> list[tuple[int, ...]]:
+        """Dimensions of every array, inside of fusions too, of at least so many elements; the largest first."""
+        every = {
+            shape.dims
+            for computation in self.computations.values()
+            for instruction in computation.instructions.values()
+            for shape in instruction.shapes
+        }
+        return sorted((dims for dims in every if math.prod(dims) >= least), key=lambda dims: (-math.prod(dims), dims))
+
 
 def parse(text: str) -> Module:
     """Raises ValueError when the text has no entry computation."""

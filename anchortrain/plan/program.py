@@ -18,8 +18,8 @@ from anchortrain.decode.settings import SamplingConfig
 from anchortrain.errors import UserError
 from anchortrain.model.parameters import abstract_model, model_with, params_of
 from anchortrain.optimizer import make_optimizer
-from anchortrain.plan.figures import run_steps
-from anchortrain.sharding import make_mesh
+from anchortrain.plan.figures import padded, run_steps
+from anchortrain.sharding import check_fits, make_mesh, spec
 from anchortrain.train_step import TrainState, batch_sharding, make_train_step, param_shardings, state_shardings
 
 # See `data.packing`.
@@ -33,6 +33,10 @@ _BATCH_FIELDS = {
     "segment_ids": jnp.int32,
     "positions": jnp.int32,
 }
+_STORED_FIELDS = {"reference_ids": jnp.int32, "reference_log_probs": jnp.float32}
+
+# Tokens of each stored distribution: the default of `anchortrain draw --top_k`.
+_STORED_TOKENS = 32
 
 # States of the sampler's grammar: a typical schema of ten keys. Its tables are small beside the parameters.
 _GRAMMAR_STATES = 64
@@ -48,24 +52,14 @@ class Program(NamedTuple):
 
 
 def mesh_of(experiment: Experiment, devices: Sequence[Any]) -> Mesh:
-    """The run's mesh. Raises UserError where it, or the batch, does not divide over the devices."""
+    """The run's mesh. Raises UserError where it does not suit the devices, or the model and its batches."""
     try:
         mesh = make_mesh(experiment.mesh, devices)
     except (NotImplementedError, ValueError) as error:
         sizes = {f.name: getattr(experiment.mesh, f.name) for f in dataclasses.fields(experiment.mesh)}
         what = f"the mesh {sizes} cannot be laid out on the interconnect: {str(error).splitlines()[0]}"
         raise UserError(what, where="MeshConfig", mend="use powers of two") from None
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = {"DataConfig.batch_rows": experiment.data.batch_rows}
-    if experiment.loss.anchor_weight:
-        rows["LossConfig.anchor_rows"] = experiment.loss.anchor_rows
-    for name, count in rows.items():
-        if count % (ways * experiment.run.accumulation):
-            parts = f"{ways} devices" + f" x {experiment.run.accumulation} microbatches" * (
-                experiment.run.accumulation > 1
-            )
-            mend = f"use a multiple of {ways * experiment.run.accumulation}, or another MeshConfig"
-            raise UserError(f"{count} rows cannot be shared out over {parts}", where=name, mend=mend)
+    check_fits(mesh, experiment)
     return mesh
 
 
@@ -73,15 +67,18 @@ def abstract_batch(experiment: Experiment, mesh: Mesh) -> dict[str, Any]:
     """The arrays of one step's batch, with the anchor's rows where there are any."""
     sharding, length = batch_sharding(mesh), experiment.data.length
 
-    def rows(count: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def rows(count: int, fields: dict[str, Any], *more: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {
-            name: jax.ShapeDtypeStruct((count, length), dtype, sharding=sharding)
-            for name, dtype in _BATCH_FIELDS.items()
+            name: jax.ShapeDtypeStruct((count, length, *more), dtype, sharding=sharding)
+            for name, dtype in fields.items()
         }
 
-    batch: dict[str, Any] = rows(experiment.data.batch_rows)
-    if experiment.loss.anchor_weight:
-        batch["anchor"] = rows(experiment.loss.anchor_rows)
+    batch: dict[str, Any] = rows(experiment.data.batch_rows, _BATCH_FIELDS)
+    loss = experiment.loss
+    if loss.anchor_weight:
+        batch["anchor"] = rows(loss.anchor_rows, _BATCH_FIELDS)
+        if loss.anchor_reference == "stored":
+            batch["anchor"] |= rows(loss.anchor_rows, _STORED_FIELDS, _STORED_TOKENS)
     return batch
 
 
@@ -111,8 +108,10 @@ def sampler_program(experiment: Experiment, mesh: Mesh) -> Program:
     settings = SamplingConfig()
     prompt = min(_PROMPT_SLOTS, max(2, experiment.data.length // 4))
     steps = min(settings.max_annotation_tokens + settings.max_response_tokens, experiment.data.length - prompt)
-    rows = _abstract_rows(experiment.data.batch_rows, prompt, batch_sharding(mesh))
-    tables = _abstract_tables(model.head.shape[-1], NamedSharding(mesh, PartitionSpec()))
+    # Rows alone are spread: a prompt is short, and the rest has one number or two a row.
+    by_row = NamedSharding(mesh, spec(("batch",)))
+    rows = _abstract_rows(experiment.data.batch_rows, prompt, by_row)
+    tables = _abstract_tables(padded(experiment.model.vocabulary_size), NamedSharding(mesh, PartitionSpec()))
     with jax.set_mesh(mesh):
         lowered = generate.lower(model_with(model, params), tables, rows, steps=steps)
     return Program(

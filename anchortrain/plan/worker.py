@@ -20,6 +20,7 @@ from anchortrain.errors import UserError
 from anchortrain.plan.slices import Slice, parse_slice
 
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_LARGE = 1 << 24  # elements of an array worth naming
 _AMOUNT = r"\(?([\d.]+)([KMGT]?)B?\)?"
 
 
@@ -41,8 +42,9 @@ def measure(experiment: Experiment, where: Slice, program: str) -> dict[str, Any
     """Compiles `program` ("train" or "sampler") for a slice and counts.
 
     Returns:
-      "memory" (bytes per device, as the compiler reports), "argument_bytes" by kind, "activation_bytes", "costs",
-      "roofline" (`figures.roofline`), "sizes", "mesh", "compile_seconds", "versions"; or "error".
+      "memory" (bytes per device, as the compiler reports), "argument_bytes" by kind, "activation_bytes", "arrays"
+      (dimensions of the large ones), "costs", "roofline" (`figures.roofline`), "sizes", "mesh", "compile_seconds",
+      "versions"; or "error".
 
     Raises:
       UserError: for a mesh or a batch that does not fit the slice.
@@ -88,6 +90,7 @@ def _counted(text: str, where: Slice) -> dict[str, Any]:
     counted = costs.costs(module, where.devices, where.count)
     return {
         "activation_bytes": activations.kept_bytes(module),
+        "arrays": module.arrays(_LARGE),
         "costs": _summary(counted),
         "roofline": figures.roofline(counted, where),
         "unknown_loops": {

@@ -45,14 +45,6 @@ def run_info(e: Experiment, datasets: dict[str, PreparedDataset]) -> RunInfo:
     return RunInfo(first.vocabulary_hash, size, first.vocabulary_file, list(keys), e.data.length)
 
 
-def check_rows(e: Experiment, ways: int) -> None:
-    """Raises UserError unless every device gets as many rows as any other."""
-    for name, rows in (("DataConfig.batch_rows", e.data.batch_rows), ("LossConfig.anchor_rows", e.loss.anchor_rows)):
-        if rows % ways and (name == "DataConfig.batch_rows" or e.loss.anchor_weight):
-            mend = f"use a multiple of {ways}, or another MeshConfig"
-            raise UserError(f"{rows} rows cannot be shared out over {ways} devices", where=name, mend=mend)
-
-
 def load_initial(e: Experiment, info: RunInfo, shardings: Params) -> Params | None:
     """Parameters of the run that this one starts from; they are also the anchor's reference."""
     source = e.run.init_from

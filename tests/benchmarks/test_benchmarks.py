@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import anchor, loader, matmul_peak, startup, train_step
+from benchmarks import anchor, configurations, loader, matmul_peak, startup, train_step
 from benchmarks.sizes import SIZES
 
 
@@ -63,3 +63,15 @@ def test_loader(run, monkeypatch):
 def test_startup(run):
     rows = run(startup, "--size", "tiny", "--repeats", "1")
     assert [row["cache"] for row in rows] == ["none", "warm"] and all(row["seconds"] > 0 for row in rows)
+
+
+def test_the_page_of_configurations():
+    runs = {*configurations.CONFIGURATIONS, *configurations.ANCHORS.values(), *configurations.PEERS.values()}
+    figures = ("hbm_bytes", "hbm_limit_bytes", "flops_per_step", "step_seconds_roofline", "tokens_per_day", "days")
+    record = dict.fromkeys((*figures, "temp_bytes", "argument_bytes"), 2e9) | {"chips": 4, "devices": 4}
+    record |= {"mesh": {"fsdp": 4}, "mfu_roofline": 0.25}
+    text = configurations.PAGE.read_text()
+    made = configurations.page(text, dict.fromkeys(runs, record))
+    assert made.count("25%") == len(configurations.CONFIGURATIONS) and made.count("2.00 GB | 2.00 GB") == 2
+    assert made.count("\n") == text.count("\n")  # the page has every row already
+    assert configurations.page(made, dict.fromkeys(runs, record)) == made

@@ -14,6 +14,7 @@ from anchortrain.model import embedding, remat
 from anchortrain.model.parameters import abstract_model, make_model, model_with, padded_vocabulary, params_of
 from anchortrain.model.transformer import LOGICAL_AXES
 from anchortrain.sharding import make_mesh
+from anchortrain.train_step import param_shardings
 from tests.batches import TINY, VOCABULARY, random_batch, tiny_model
 
 LENGTHS, CAPACITY = np.array([3, 7, 12]), 20
@@ -77,6 +78,24 @@ def test_recomputing_layers_changes_nothing(policy, monkeypatch):
 
         found.append(jax.jit(jax.grad(total, has_aux=True))(params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), *found)
+
+
+@pytest.mark.parametrize(
+    "mesh", [MeshConfig(data=1, fsdp=4), MeshConfig(data=2, fsdp=1, tensor=2), MeshConfig(data=2, fsdp=2, tensor=2)]
+)
+def test_pieces_on_a_mesh_have_the_same_gradient(mesh, monkeypatch):
+    monkeypatch.setattr(remat, "PIECE", 8)
+    batch = random_batch(0, 4)
+    abstract, params = tiny_model(dataclasses.replace(TINY, remat="full"))
+
+    def gradient():
+        return jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(hidden_of(abstract, p, batch)))))
+
+    alone = gradient()(params)
+    devices = make_mesh(mesh, jax.devices()[: mesh.data * mesh.fsdp * mesh.tensor])
+    with jax.set_mesh(devices):
+        spread = gradient()(jax.device_put(params, param_shardings(devices, params)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), alone, spread)
 
 
 def test_grouped_queries_share_their_key_head():

@@ -168,6 +168,53 @@ def test_collectives_in_a_scan_and_between_slices(mesh):
     assert across.dcn_bytes == 2 * 1 / 2 * size / 4
 
 
+def test_a_collective_that_goes_on_in_an_inner_loop_counts_once():
+    before = "  %begun = bf16[8,128]{1,0} fusion(%piece), kind=kCustom, calls=%step.1\n"
+    within = "  %more = bf16[8,128]{1,0} fusion(%piece), kind=kCustom, calls=%step.2\n"
+    found = costs(hlo.parse(_SPREAD.format(before=before, within=within)), devices=4)
+    assert found.collective_bytes()["all-gather"] == 3 * 512
+    # One that is begun in the loop runs as often as the loop.
+    found = costs(hlo.parse(_SPREAD.format(before="", within=within)), devices=4)
+    assert found.collective_bytes()["all-gather"] == 5 * 3 * 512
+
+
+_SPREAD = """HloModule spread
+
+%step.1 (a: bf16[2,128]) -> bf16[8,128] {{
+  %a = bf16[2,128]{{1,0}} parameter(0)
+  ROOT %all-gather.1 = bf16[8,128]{{1,0}} all-gather(%a), channel_id=7, replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}
+}}
+
+%step.2 (b: bf16[2,128]) -> bf16[8,128] {{
+  %b = bf16[2,128]{{1,0}} parameter(0)
+  ROOT %all-gather.2 = bf16[8,128]{{1,0}} all-gather(%b), channel_id=7, replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}
+}}
+
+%condition (c: (s32[], bf16[2,128])) -> pred[] {{
+  %c = (s32[], bf16[2,128]{{1,0}}) parameter(0)
+  %limit = s32[] constant(5)
+  %at = s32[] get-tuple-element(%c), index=0
+  ROOT %lt = pred[] compare(%at, %limit), direction=LT
+}}
+
+%body (d: (s32[], bf16[2,128])) -> (s32[], bf16[2,128]) {{
+  %d = (s32[], bf16[2,128]{{1,0}}) parameter(0)
+  %i = s32[] get-tuple-element(%d), index=0
+  %piece = bf16[2,128]{{1,0}} get-tuple-element(%d), index=1
+{within}  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  ROOT %state = (s32[], bf16[2,128]{{1,0}}) tuple(%next, %piece)
+}}
+
+ENTRY %main (x: bf16[2,128]) -> (s32[], bf16[2,128]) {{
+  %piece = bf16[2,128]{{1,0}} parameter(0)
+{before}  %zero = s32[] constant(0)
+  %initial = (s32[], bf16[2,128]{{1,0}}) tuple(%zero, %piece)
+  ROOT %loop = (s32[], bf16[2,128]{{1,0}}) while(%initial), condition=%condition, body=%body
+}}
+"""
+
+
 def instruction(attributes):
     return hlo.Instruction("x", "all-reduce", (), (), attributes, "")
 

@@ -11,6 +11,7 @@ from anchortrain.plan.costs import costs
 from anchortrain.plan.program import mesh_of, sampler_program, train_program
 
 TOKENS = 8 * 256
+TENSOR = ["MeshConfig.tensor = 2"]
 
 
 def compiled(build, experiment, devices):
@@ -19,10 +20,11 @@ def compiled(build, experiment, devices):
 
 
 def closed_form(experiment):
-    """6 a parameter and token, attention over whole rows (the reference kernel skips nothing), one-hot gradients."""
+    """6 a parameter and token; attention in two blocks of queries, of which the first sees half the keys; the
+    embedding's gradient as a product."""
     m, length = experiment.model, experiment.data.length
-    one_hot = 2 * 512 * m.d_model
-    return TOKENS * (6 * figures.matrix_parameters(experiment) + 12 * m.n_layers * length * m.d_model + one_hot)
+    attention = 12 * m.n_layers * length * m.d_model * 3 / 4
+    return TOKENS * (6 * figures.matrix_parameters(experiment) + attention + 2 * 512 * m.d_model)
 
 
 @pytest.mark.parametrize("devices", [1, 4])
@@ -53,6 +55,17 @@ def test_the_reference_and_its_rows(make):
     program, _ = compiled(train_program, make(*bindings), 1)
     assert program.argument_bytes["reference"] == program.argument_bytes["parameters"]
     assert program.argument_bytes["batch"] == 1.5 * TOKENS * 26
+    stored, _ = compiled(train_program, make(*bindings, "LossConfig.anchor_reference = 'stored'"), 1)
+    assert stored.argument_bytes["reference"] == 0
+    assert stored.argument_bytes["batch"] == 1.5 * TOKENS * 26 + 0.5 * TOKENS * 32 * (4 + 4)
+
+
+def test_tied_embeddings(make):
+    tied = make("ModelConfig.tie_embeddings = True", "ModelConfig.attention = 'reference'")
+    program, module = compiled(train_program, tied, 4)
+    assert program.argument_bytes["parameters"] == pytest.approx(4 * figures.matrix_parameters(tied) / 4, rel=0.05)
+    assert costs(module, 4).flops == pytest.approx(closed_form(tied) / 4, rel=0.06)
+    assert compiled(sampler_program, tied, 4)[0].sizes["rows"] == 8
 
 
 def test_a_token_of_the_sampler(make):
@@ -82,8 +95,36 @@ def test_what_a_scan_keeps_for_its_gradient():
         (["MeshConfig.fsdp = 3"], "does not fit 4 devices"),
         (["DataConfig.batch_rows = 6"], "DataConfig.batch_rows: 6 rows cannot be shared out over 4 devices"),
         (["RunConfig.accumulation = 4"], "8 rows cannot be shared out over 4 devices x 4 microbatches"),
+        (
+            ["LossConfig.anchor_weight = 1.0", "LossConfig.anchor_data = 'x'", "LossConfig.anchor_rows = 2"],
+            "anchor_rows: 2",
+        ),
+        (
+            ["ModelConfig.n_kv_heads = 1", *TENSOR],
+            "ModelConfig.n_kv_heads: 1 key heads do not divide over 2 devices of "
+            "mesh axis tensor; use MeshConfig.tensor = 1",
+        ),
+        (["ModelConfig.d_ff = 255", *TENSOR], "ModelConfig.d_ff: 255 columns of the MLP do not divide over 2 devices"),
+        (
+            ["ModelConfig.d_model = 126", "ModelConfig.n_heads = 1", "ModelConfig.n_kv_heads = 1"],
+            "ModelConfig.d_model: 126 columns do not divide over 4 devices of mesh axis fsdp",
+        ),
+        (
+            ["MeshConfig.sequence = -1", "MeshConfig.fsdp = 1", "DataConfig.length = 130"],
+            "MeshConfig.sequence: rows of 130 tokens do not divide over 4 devices of mesh axis sequence; use 2",
+        ),
+        (
+            ["MeshConfig.sequence = -1", "MeshConfig.fsdp = 1", "ModelConfig.attention = 'splash'"],
+            "attention 'splash' needs a multiple of 128 tokens of a row on each device, got 256 / 4; use 512",
+        ),
     ],
 )
 def test_what_does_not_divide(make, bindings, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError) as error:
         mesh_of(make(*bindings), jax.devices()[:4])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_mesh_may_cut_everything(make):
+    cut = make("MeshConfig.sequence = 2", "MeshConfig.fsdp = 1", "MeshConfig.tensor = 2")
+    assert dict(mesh_of(cut, jax.devices()[:4]).shape) == {"data": 1, "fsdp": 1, "sequence": 2, "tensor": 2}
