@@ -128,3 +128,8 @@ class Experiment:
     checkpoint: CheckpointConfig
     evaluate: EvaluateConfig
     run: RunConfig
+
+
+def padded_vocabulary(size: int) -> int:
+    """Rows of embedding and head: a multiple of 128, so that they divide over a mesh and a TPU's vector lanes."""
+    return -(-size // 128) * 128

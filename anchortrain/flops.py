@@ -1,6 +1,6 @@
 """Floating-point operations of training, and what a device could do: for the share that is used (MFU)."""
 
-from anchortrain.config import ModelConfig
+from anchortrain.config import ModelConfig, padded_vocabulary
 
 # bfloat16 operations a second of what jax calls one device, by the start of `device_kind`; the vendors' figures.
 PEAK = {
@@ -23,14 +23,19 @@ def peak(device_kind: str) -> float | None:
     return PEAK[max(known, key=len)] if known else None
 
 
+def matrix_parameters(config: ModelConfig, vocabulary_size: int) -> int:
+    """Parameters that every token is multiplied by: matrices of the layers and the padded head, not the embedding."""
+    head_dim = config.d_model // config.n_heads
+    attention = 2 * config.d_model * (config.n_heads + config.n_kv_heads) * head_dim
+    layer = attention + 3 * config.d_model * config.d_ff
+    return config.n_layers * layer + config.d_model * padded_vocabulary(vocabulary_size)
+
+
 def train_flops_per_token(config: ModelConfig, vocabulary_size: int, length: int) -> float:
     """Forward and backward of one token in a row of `length`; recomputation does not count, nor do additions.
 
-    Two operations for each weight of a matrix product and token, three times that with the backward pass; attention
-    multiplies queries with, on average, half of the row's keys, and as many values.
+    Two operations for each parameter, three times that with the backward pass; attention multiplies queries with, on
+    average, half of the row's keys (as if the row were one document), and as many values.
     """
-    head = config.d_model // config.n_heads
-    projections = config.d_model * head * 2 * (config.n_heads + config.n_kv_heads)
-    layer = projections + 3 * config.d_model * config.d_ff
-    attention = config.n_layers * config.d_model * length  # 2 products * length / 2
-    return 6.0 * (config.n_layers * layer + config.d_model * vocabulary_size + attention)
+    attention = config.n_layers * config.d_model * length
+    return 6.0 * (matrix_parameters(config, vocabulary_size) + attention)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from anchortrain.config import Experiment, MeshConfig
+from anchortrain.config import Experiment, MeshConfig, padded_vocabulary
 from anchortrain.errors import UserError
 
 LANES = 128  # of a TPU's vector unit
@@ -118,11 +118,6 @@ def _check_rows(mesh: Mesh, experiment: Experiment) -> None:
             over = f"{ways} devices" + (f" x {parts} microbatches" if parts > 1 else "")
             mend = f"use a multiple of {ways * parts}, or another MeshConfig"
             raise UserError(f"{count} rows cannot be shared out over {over}", where=name, mend=mend)
-
-
-def padded_vocabulary(size: int) -> int:
-    """Rows of embedding and head: a multiple of 128, so that they divide over a mesh."""
-    return -(-size // LANES) * LANES
 
 
 def spec(logical: Sequence[str | None]) -> PartitionSpec:

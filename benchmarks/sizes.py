@@ -3,8 +3,8 @@
 import dataclasses
 from typing import NamedTuple
 
-from anchortrain.config import ModelConfig
-from anchortrain.model.parameters import padded_vocabulary
+from anchortrain.config import ModelConfig, padded_vocabulary
+from anchortrain.flops import matrix_parameters, train_flops_per_token
 
 
 class Size(NamedTuple):
@@ -21,22 +21,14 @@ class Size(NamedTuple):
         return self.rows * self.length
 
     @property
-    def matrix_parameters(self) -> int:
-        """Those that act in matrix products: layers and head, neither embedding nor norms."""
-        m = self.model
-        heads = (2 * m.n_heads + 2 * m.n_kv_heads) * (m.d_model // m.n_heads)
-        return m.n_layers * m.d_model * (heads + 3 * m.d_ff) + m.d_model * padded_vocabulary(self.vocabulary)
-
-    @property
     def parameters(self) -> int:
         """All but the norms."""
-        return self.matrix_parameters + self.model.d_model * padded_vocabulary(self.vocabulary)
+        return matrix_parameters(self.model, self.vocabulary) + self.model.d_model * padded_vocabulary(self.vocabulary)
 
     @property
-    def flops(self) -> int:
-        """Of one step, forward and backward: 6 a parameter and token, and the causal half of attention's products."""
-        attention = 6 * self.model.n_layers * self.length * self.model.d_model
-        return self.tokens * (6 * self.matrix_parameters + attention)
+    def flops(self) -> float:
+        """Of one step, forward and backward."""
+        return self.tokens * train_flops_per_token(self.model, self.vocabulary, self.length)
 
 
 def _model(d_model: int, n_layers: int, n_heads: int, d_ff: int) -> ModelConfig:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from anchortrain.config import ModelConfig
+from anchortrain.config import ModelConfig, padded_vocabulary
 from anchortrain.errors import UserError
-from anchortrain.model.parameters import Params, abstract_model, padded_vocabulary, params_of
+from anchortrain.model.parameters import Params, abstract_model, params_of
 
 # Our name -> theirs. Everything of two dimensions is transposed, but for the embedding.
 _WHOLE = {"embedding": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "head": "lm_head.weight"}

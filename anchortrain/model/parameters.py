@@ -5,9 +5,8 @@ from typing import Any
 import jax
 from flax import nnx
 
-from anchortrain.config import ModelConfig
+from anchortrain.config import ModelConfig, padded_vocabulary
 from anchortrain.model.transformer import Transformer
-from anchortrain.sharding import padded_vocabulary
 
 Params = dict[str, Any]
 

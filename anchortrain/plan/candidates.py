@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from anchortrain.config import Experiment, MeshConfig
+from anchortrain.config import Experiment, MeshConfig, padded_vocabulary
 from anchortrain.config_checks import CHOICES
-from anchortrain.plan.figures import matrix_parameters, padded
+from anchortrain.flops import matrix_parameters
 from anchortrain.plan.slices import Slice
 
 REMAT = CHOICES["ModelConfig.remat"]  # from most memory to least
@@ -77,7 +77,7 @@ def _factorisations(devices: int, slices: int) -> Iterator[MeshConfig]:
 def _unfit(experiment: Experiment, mesh: MeshConfig, where: Slice) -> str | None:
     """Why a mesh is of no use."""
     model, length = experiment.model, experiment.data.length
-    vocabulary = padded(model.vocabulary_size)
+    vocabulary = padded_vocabulary(model.vocabulary_size)
     if not rows_divide(experiment, mesh.data * mesh.fsdp):
         return "the rows do not divide over data x fsdp (x microbatches)"
     if model.d_model % mesh.fsdp:
@@ -89,7 +89,9 @@ def _unfit(experiment: Experiment, mesh: MeshConfig, where: Slice) -> str | None
     if length % mesh.sequence or (mesh.sequence > 1 and length // mesh.sequence < _SHORTEST):
         return f"rows of fewer than {_SHORTEST} tokens a device"
     # The least that stays in memory from step to step: parameters and one moment, in float32.
-    parameters = matrix_parameters(experiment) + (0 if model.tie_embeddings else model.d_model * vocabulary)
+    parameters = matrix_parameters(model, model.vocabulary_size) + (
+        0 if model.tie_embeddings else model.d_model * vocabulary
+    )
     if 8 * parameters / (mesh.fsdp * mesh.tensor) > where.hbm_bytes:
         return "parameters and optimizer alone exceed the memory"
     return None

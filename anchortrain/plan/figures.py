@@ -3,6 +3,7 @@
 import math
 
 from anchortrain.config import Experiment
+from anchortrain.flops import train_flops_per_token
 from anchortrain.plan.costs import Costs
 from anchortrain.plan.slices import Slice
 
@@ -19,33 +20,18 @@ def run_steps(experiment: Experiment) -> int:
     return math.ceil(experiment.run.tokens / step_tokens(experiment))
 
 
-def padded(vocabulary_size: int) -> int:
-    """Rows of embedding and head, as `sharding.padded_vocabulary`, which imports JAX."""
-    return -(-vocabulary_size // 128) * 128
-
-
-def matrix_parameters(experiment: Experiment) -> int:
-    """Parameters that every token is multiplied by: matrices of the layers and the head, not the embedding."""
-    m = experiment.model
-    head_dim = m.d_model // m.n_heads
-    attention = 2 * m.d_model * m.n_heads * head_dim + 2 * m.d_model * m.n_kv_heads * head_dim
-    return m.n_layers * (attention + 3 * m.d_model * m.d_ff) + m.d_model * padded(m.vocabulary_size)
-
-
 def model_flops(experiment: Experiment) -> float:
     """FLOPs that one step needs on all devices, without anything computed twice.
 
-    A token costs 2 a parameter forward and 4 backward; attention over the keys before it (half the row on average, as
-    if each row were one document) 2 * length * d_model a layer forward and twice that backward. The rows of the anchor
-    cost as much, and the reference's forward pass a third of it.
+    The rows of the anchor cost as much as others, and the reference's forward pass a third of it.
     """
-    m, length = experiment.model, experiment.data.length
-    forward = length * (2 * matrix_parameters(experiment) + 2 * m.n_layers * length * m.d_model)
-    rows, anchored = experiment.data.batch_rows, 0
+    length = experiment.data.length
+    row = length * train_flops_per_token(experiment.model, experiment.model.vocabulary_size, length)
+    rows = float(experiment.data.batch_rows)
     if experiment.loss.anchor_weight:
-        rows += experiment.loss.anchor_rows
-        anchored = experiment.loss.anchor_rows * (experiment.loss.anchor_reference == "online")
-    return float(forward) * (3 * rows + anchored)
+        online = experiment.loss.anchor_reference == "online"
+        rows += experiment.loss.anchor_rows * (1 + online / 3)
+    return row * rows
 
 
 def roofline(costs: Costs, where: Slice) -> dict[str, float]:

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from anchortrain.config import Experiment
+from anchortrain.config import Experiment, padded_vocabulary
 from anchortrain.decode.loop import Rows, Tables, generate
 from anchortrain.decode.settings import SamplingConfig
 from anchortrain.errors import UserError
 from anchortrain.model.parameters import abstract_model, model_with, params_of
 from anchortrain.optimizer import make_optimizer
-from anchortrain.plan.figures import padded, run_steps
+from anchortrain.plan.figures import run_steps
 from anchortrain.sharding import check_fits, make_mesh, spec
 from anchortrain.train_step import TrainState, batch_sharding, make_train_step, param_shardings, state_shardings
 
@@ -111,7 +111,7 @@ def sampler_program(experiment: Experiment, mesh: Mesh) -> Program:
     # Rows alone are spread: a prompt is short, and the rest has one number or two a row.
     by_row = NamedSharding(mesh, spec(("batch",)))
     rows = _abstract_rows(experiment.data.batch_rows, prompt, by_row)
-    tables = _abstract_tables(padded(experiment.model.vocabulary_size), NamedSharding(mesh, PartitionSpec()))
+    tables = _abstract_tables(padded_vocabulary(experiment.model.vocabulary_size), NamedSharding(mesh, PartitionSpec()))
     with jax.set_mesh(mesh):
         lowered = generate.lower(model_with(model, params), tables, rows, steps=steps)
     return Program(

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from anchortrain.config import ModelConfig
+from anchortrain.config import ModelConfig, padded_vocabulary
 from anchortrain.errors import UserError
 from anchortrain.model.huggingface import config_to_huggingface, from_huggingface, to_huggingface
-from anchortrain.model.parameters import abstract_model, model_with, padded_vocabulary
+from anchortrain.model.parameters import abstract_model, model_with
 from tests.batches import TINY, VOCABULARY, tiny_model
 
 SHAPES = {

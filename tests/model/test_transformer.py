@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anchortrain.config import MeshConfig
+from anchortrain.config import MeshConfig, padded_vocabulary
 from anchortrain.config_checks import CHOICES
 from anchortrain.model import embedding, remat
-from anchortrain.model.parameters import abstract_model, make_model, model_with, padded_vocabulary, params_of
+from anchortrain.model.parameters import abstract_model, make_model, model_with, params_of
 from anchortrain.model.transformer import LOGICAL_AXES
 from anchortrain.sharding import make_mesh
 from anchortrain.train_step import param_shardings

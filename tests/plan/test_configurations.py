@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from anchortrain import experiment as experiments
+from anchortrain.config import padded_vocabulary
+from anchortrain.flops import matrix_parameters
 from anchortrain.plan import figures, planner
 from anchortrain.plan.candidates import with_fields
 from anchortrain.plan.jobs import Compiler, Job
@@ -43,7 +45,7 @@ def local(experiment, result):
     if experiment.loss.anchor_weight:
         rows += experiment.loss.anchor_rows
     ways = mesh["data"] * mesh["fsdp"] * mesh["sequence"] * experiment.run.accumulation
-    return rows * experiment.data.length // ways, figures.padded(experiment.model.vocabulary_size) // mesh["tensor"]
+    return rows * experiment.data.length // ways, padded_vocabulary(experiment.model.vocabulary_size) // mesh["tensor"]
 
 
 def assert_no_logits(experiment, result):
@@ -52,7 +54,7 @@ def assert_no_logits(experiment, result):
     for dims in result["arrays"]:
         layer = dims[1:] if dims[0] == experiment.model.n_layers and len(dims) > 3 else dims
         assert math.prod(layer) < tokens * columns, dims
-        if columns in dims or figures.padded(experiment.model.vocabulary_size) in dims:
+        if columns in dims or padded_vocabulary(experiment.model.vocabulary_size) in dims:
             assert math.prod(dims) <= experiment.model.d_model * columns, dims  # embedding or head
 
 
@@ -61,8 +63,8 @@ def expected_flops(experiment, devices):
     m, tokens = experiment.model, figures.step_tokens(experiment)
     if experiment.loss.anchor_weight:
         tokens += experiment.loss.anchor_rows * experiment.data.length
-    head = m.d_model * figures.padded(m.vocabulary_size)
-    layers = figures.matrix_parameters(experiment) - head
+    head = m.d_model * padded_vocabulary(m.vocabulary_size)
+    layers = matrix_parameters(experiment.model, experiment.model.vocabulary_size) - head
     again = {
         "none": 0,
         "dots": 0,
@@ -89,8 +91,8 @@ def assert_moves_little(experiment, record):
     """Weights gathered once forward and once backward in bfloat16; gradients reduced and cut once, layers' in
     bfloat16, the head's in float32 (on v5p the compiler sums chunks of it whole: twice the bytes)."""
     m, ways = experiment.model, record["devices"]
-    head = m.d_model * figures.padded(m.vocabulary_size)
-    layers = figures.matrix_parameters(experiment) - head
+    head = m.d_model * padded_vocabulary(m.vocabulary_size)
+    layers = matrix_parameters(experiment.model, experiment.model.vocabulary_size) - head
     terms, rounds = 1 + bool(experiment.loss.anchor_weight), experiment.run.accumulation
     share, sent = (ways - 1) / ways * rounds, record["collective_bytes"]
     assert sent["all-gather"] == pytest.approx(share * 2 * 2 * (layers + terms * head), rel=0.03)

@@ -10,6 +10,7 @@ import pytest
 
 from anchortrain.cli import main
 from anchortrain.errors import UserError
+from anchortrain.flops import matrix_parameters
 from anchortrain.plan import figures, planner, trials
 from anchortrain.plan.candidates import bindings, meshes, savings, with_fields
 from anchortrain.plan.jobs import Compiler, Job, _last_words
@@ -81,9 +82,9 @@ def test_records_have_the_same_fields_whether_it_fits_or_not(make):
 def test_flops_of_the_model(make):
     experiment = make("ModelConfig.n_kv_heads = 1")
     layer = 2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256
-    assert figures.matrix_parameters(experiment) == 2 * layer + 128 * 512
+    assert matrix_parameters(experiment.model, experiment.model.vocabulary_size) == 2 * layer + 128 * 512
     tokens = 8 * 256
-    plain = tokens * (6 * figures.matrix_parameters(experiment) + 6 * 2 * 256 * 128)
+    plain = tokens * (6 * matrix_parameters(experiment.model, experiment.model.vocabulary_size) + 6 * 2 * 256 * 128)
     assert figures.model_flops(experiment) == plain
     anchored = make(
         "ModelConfig.n_kv_heads = 1",
