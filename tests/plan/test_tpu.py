@@ -30,10 +30,9 @@ def compiler():
 
 
 def expected_flops(devices: int) -> float:
-    """Of the small experiment's step: parameters; nine products of splash attention over half of each row; the
-    embedding's gradient as a product."""
+    """Of the small experiment's step: parameters; nine products of splash attention over half of each row."""
     matrices = PARAMETERS - 512 * 128
-    return ROWS * LENGTH * (6 * matrices + 9 * 2 * LENGTH * 128 + 2 * 512 * 128) / devices
+    return ROWS * LENGTH * (6 * matrices + 9 * 2 * LENGTH * 128) / devices
 
 
 def bind(*extra: str) -> list[str]:
