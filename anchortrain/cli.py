@@ -5,6 +5,7 @@ chosen one, so that `anchortrain --help` stays fast.
 """
 
 import argparse
+import contextlib
 import errno
 import importlib
 import os
@@ -17,6 +18,7 @@ from anchortrain.devices import ignore_absent_tpus
 from anchortrain.errors import UserError
 from anchortrain.nearest import suggest
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -92,13 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nanchortrain: {str(error) or 'interrupted'}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) is gone; what is still buffered must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader (head, less) is gone
         return EXIT_BROKEN_PIPE
     except OSError as error:
         line = _os_error_line(error, args)
         if line is None:
             raise
+        if error.errno in _FULL and error.filename is None:
+            _drop_output()
         return _fail(line)
 
 
@@ -128,6 +131,12 @@ def _dispatch(argv: Sequence[str], args: argparse.Namespace) -> int:
     return module.run(args)
 
 
+def _drop_output() -> None:
+    """What is still buffered must not raise again at exit."""
+    with contextlib.suppress(OSError):  # an output without a file, as in a program that calls `main`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(line: str) -> int:
     print(f"anchortrain: error: {line}", file=sys.stderr)
     return EXIT_USER_ERROR
@@ -136,7 +145,7 @@ def _fail(line: str) -> int:
 def _os_error_line(error: OSError, args: argparse.Namespace) -> str | None:
     """One line for what the file system refused; None when it is not about a path or space."""
     # A failing write does not know its file's name; the output of the command is the best there is to say.
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in _FULL
     where = error.filename or (getattr(args, "out", None) if full else None)
     if where is None and not full:
         return None

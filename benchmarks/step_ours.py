@@ -27,7 +27,7 @@ def make_step(
       config: of the objective; by default plain language modelling.
       online: whether a reference model takes part.
     """
-    mesh = make_mesh(MeshConfig())
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(OptimizerConfig(**OPTIMIZER), MANY_STEPS)
         params = init_params(size.model, size.vocabulary, 0, mesh)

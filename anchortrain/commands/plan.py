@@ -5,6 +5,7 @@ Exit code: 0 when it fits every slice, 1 when it does not fit one or does not co
 
 import argparse
 import json
+import signal
 from typing import Any
 
 from anchortrain.commands.train import add_gin_arguments
@@ -42,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
     if args.max_compiles < 0:
         raise UserError(f"must be 0 or more, got {args.max_compiles}", where="--max_compiles")
     slices = parse_slices(args.slice)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with SIGINT ignored
     experiment = experiments.load(args.gin_file, args.gin_bindings)
-    planner.check(experiment)
+    planner.check(experiment, slices)
     check_libtpu()
     with Progress(0, unit="programs", label="plan") as progress:
         compiler = Compiler(progress)

@@ -4,6 +4,7 @@ All figures are per device and step unless their name says otherwise. See docs/p
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from anchortrain.config import Experiment
@@ -38,8 +39,13 @@ def for_slice(experiment: Experiment, where: Slice) -> Experiment:
     return dataclasses.replace(experiment, mesh=mesh)
 
 
-def check(experiment: Experiment) -> None:
-    """Raises UserError for what no slice could mend."""
+def check(experiment: Experiment, slices: Sequence[Slice]) -> None:
+    """Raises UserError for what no slice could mend, and for a number of slices that is not that of the names."""
+    asked = experiment.mesh.slices
+    for one in slices:
+        if asked not in (1, one.count):
+            what = f"is {asked}, but {one.name} has {one.count}"
+            raise UserError(what, where="MeshConfig.slices", mend="leave it to the name: --slice 2xv5e-256 has two")
     if not experiment.model.vocabulary_size:
         mend = "bind it to the size of the tokenizer (a plan reads no data)"
         raise UserError("is 0", where="ModelConfig.vocabulary_size", mend=mend)

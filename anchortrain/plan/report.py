@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from anchortrain.plan.slices import parse_slice
+
 _ABREAST = 4  # slices beside each other
 _GIB = 2**30
 
@@ -50,7 +52,9 @@ def _count(value: float | None) -> str:
 
 
 def _mesh(record: Record) -> str:
-    return " ".join(f"{axis}={size}" for axis, size in (record["mesh"] or {}).items() if size > 1) or "one device"
+    text = " ".join(f"{axis}={size}" for axis, size in (record["mesh"] or {}).items() if size > 1) or "one device"
+    count = parse_slice(record["slice"]).count
+    return f"{text} (MeshConfig.slices = {count})" if count > 1 else text
 
 
 def _fits(record: Record) -> str:

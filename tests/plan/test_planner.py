@@ -236,6 +236,10 @@ def test_last_words_of_a_child():
         ([], "--gin_file: there is nothing to plan"),
         (["--gin_bindings", "ModelConfig.d_modle = 64"], "did you mean 'd_model'?"),
         (["--gin_bindings", "ModelConfig.vocabulary_size = 500", "--slice", "v5p-9"], "did you mean 'v5p-8'?"),
+        (
+            ["--gin_bindings", "ModelConfig.vocabulary_size = 500", "--gin_bindings", "MeshConfig.slices = 3"],
+            "MeshConfig.slices: is 3, but v5e-4 has 1; leave it to the name",
+        ),
         (["--gin_file", "none.gin"], "none.gin: no such gin file"),
         (["--gin_file", "x", "--max_compiles", "-1"], "--max_compiles: must be 0 or more, got -1"),
     ],

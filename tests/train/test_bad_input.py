@@ -70,7 +70,11 @@ def the_line(capsys) -> str:
             {},
             "mesh data=3 fsdp=1 sequence=1 tensor=1 does not fit 8 devices; make the product",
         ),
-        (["MeshConfig.tensor = 8", "ModelConfig.d_ff = 36"], {}, "dimension 'mlp' of size 36 does not divide over 8"),
+        (
+            ["MeshConfig.tensor = 8", "ModelConfig.d_ff = 36"],
+            {},
+            "ModelConfig.n_heads: 2 query heads do not divide over 8 devices of mesh axis tensor",
+        ),
         (["DataConfig.batch_rows = 12"], {}, "DataConfig.batch_rows: 12 rows cannot be shared out over 8 devices; use"),
         (
             [*ANCHOR, "LossConfig.anchor_rows = 4"],
