@@ -51,6 +51,7 @@ CASES = {
     "forward": (Divergence("forward"), None, lambda p, ref, _: (jnp.exp(ref) * (ref - p)).sum(-1)),
     "reverse": (Divergence("reverse"), None, lambda p, ref, _: (jnp.exp(p) * (p - ref)).sum(-1)),
     "stored": (StoredDivergence(), "stored", whole_stored),
+    "stored, compared": (StoredDivergence(compares=True), "stored", whole_stored),
 }
 
 
