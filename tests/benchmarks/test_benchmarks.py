@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 
 from benchmarks import anchor, configurations, loader, matmul_peak, startup, train_step
@@ -11,7 +12,8 @@ from benchmarks.sizes import SIZES
 @pytest.fixture
 def run(tmp_path, capsys, monkeypatch):
     """run(benchmark, *arguments) -> the rows of the JSON, after a look at the table."""
-    monkeypatch.delenv("XLA_FLAGS", raising=False)  # the tests' eight devices are not for child processes
+    jax.devices()  # the tests' eight devices are for this process, but not for its children
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
 
     def run_benchmark(benchmark, *arguments: str) -> list[dict]:
         path = tmp_path / "report.json"
