@@ -61,6 +61,11 @@ class LossConfig:
     anchor_reference: str = "online"
     z_loss: float = 0.0
 
+    @property
+    def anchors_online(self) -> bool:
+        """Whether each step runs the reference model."""
+        return self.anchor_weight > 0 and self.anchor_reference == "online"
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:

@@ -8,7 +8,8 @@
     head cut over a mesh      chunks of the vocabulary, each gathered over `fsdp` where it is used and its gradient
                               reduced and cut at once: neither head nor its gradient is ever whole on a device
 
-Peak memory is LOGIT_ELEMENTS numbers for each array of logits, whatever length x vocabulary is.
+An array of logits has at most LOGIT_ELEMENTS numbers, whatever length x vocabulary is (but at least one token's, or 128
+columns).
 
 Shapes: B rows, L length, T = B L tokens, D width, V vocabulary, C columns of a chunk; `_` marks a device's share.
 """
@@ -22,11 +23,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from anchortrain.sharding import current_mesh, spec
+from anchortrain.sharding import LANES, current_mesh, spec
 
 LOGIT_ELEMENTS = 1 << 24
 
-_LANES = 128  # columns of a chunk are a multiple, as a TPU's vector unit wants them
 _NEVER = -1e30  # the logit of a column that does not count
 _TOKENS = ("batch", "length")
 _HIDDEN = (*_TOKENS, None)
@@ -168,23 +168,20 @@ def _by_columns(functional: Functional, hiddens: list[jax.Array], heads: list[ja
         shape = hiddens[0].shape[:2]
         hiddens, data = _flat((hiddens, data))
 
-        def body(sums: Statistics, number: jax.Array) -> tuple[Statistics, None]:
+        def chunk_sums(number: Any) -> Statistics:
             logits, _, columns_C, _ = _chunk(hiddens, heads, number)
-            return _merged(functional, sums, _sums(functional, logits, columns_C, data)), None
+            return _sums(functional, logits, columns_C, data)
 
-        none = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(lambda: body_shape(hiddens, heads, data))
-        )
+        def body(sums: Statistics, number: jax.Array) -> tuple[Statistics, None]:
+            return _merged(functional, sums, chunk_sums(number)), None
+
+        none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(chunk_sums, 0))
         none = none._replace(max=[jnp.full_like(m, _NEVER) for m in none.max])
         sums, _ = jax.lax.scan(body, none, jnp.arange(_chunks(hiddens, heads)))
         statistics = _finish(functional, _over_tensor(functional, sums))
         return jax.tree.map(
             lambda x: x.reshape(*shape, *x.shape[1:]), (statistics, *functional.value(statistics, data))
         )
-
-    def body_shape(hiddens: list[jax.Array], heads: list[jax.Array], data: Any) -> Statistics:
-        logits, _, columns_C, _ = _chunk(hiddens, heads, 0)
-        return _sums(functional, logits, columns_C, data)
 
     return _on_mesh(local, (_HIDDEN, _HEAD, _TOKENS), (_TOKENS, _TOKENS, _TOKENS))(hiddens, heads, data)
 
@@ -225,8 +222,8 @@ def _gradients_by_columns(
 
 
 def _columns(tokens: int, share: int) -> int:
-    """How many of a device's `share` of columns to take at a time."""
-    return min(share, max(_LANES, LOGIT_ELEMENTS // tokens // _LANES * _LANES))
+    """How many of a device's `share` of columns to take at a time: a multiple of what a vector unit takes."""
+    return min(share, max(LANES, LOGIT_ELEMENTS // tokens // LANES * LANES))
 
 
 def _chunks(hiddens: list[jax.Array], heads: list[jax.Array]) -> int:

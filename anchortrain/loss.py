@@ -9,7 +9,7 @@ notation: L = CE(response) + lambda * A), each with a denominator of its own:
           KL(R_ref(.|x) || R(.|x)) when the annotations were drawn from the reference
 
 Shapes: B rows, L length, D width, V vocabulary. A batch is the dict of arrays described in
-`data.loader`, with the anchor's rows under "anchor".
+`data.packing`, with the anchor's rows under "anchor".
 """
 
 import dataclasses
@@ -43,6 +43,10 @@ LOGGED_ROLES = {
     "annotation_value": Role.ANNOTATION_VALUE,
     "text": Role.TEXT,
 }
+
+
+# Float32 sums of probabilities are exact to about this.
+_LEAST_REST = 1e-7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,10 +173,6 @@ class StoredDivergence:
         flat = at_Tk + others_TC.shape[1] * jnp.arange(others_TC.shape[0])[:, None]
         added = others_TC.reshape(-1).at[flat.reshape(-1)].add(jnp.where(here_Tk, correction_Tk, 0.0).reshape(-1))
         return added.reshape(others_TC.shape)
-
-
-# Float32 sums of probabilities are exact to about this.
-_LEAST_REST = 1e-7
 
 
 def text_term(model: Transformer, hidden_BLD: jax.Array, batch: Batch, z_loss: float = 0.0) -> tuple[Term, Terms]:

@@ -163,7 +163,7 @@ class Trainer:
         step_fn = steps.make_train_step(
             self.mesh, self.abstract, self.optimizer, e.loss, e.run.accumulation, compiler_options=options or None
         )
-        reference = self.reference if setup.anchors_online(e) else None
+        reference = self.reference if e.loss.anchors_online else None
         pending: tuple[int, dict] | None = None
         # The process may have died between the last checkpoint and FINISHED.
         results = self.heldout.evaluate(state.params) if start == self.steps else {}

@@ -83,7 +83,7 @@ def whole(name, hiddens, heads, data, weights):
     return jax.value_and_grad(total, argnums=(0, 1))(hiddens[0], heads[0])
 
 
-def close(a, b, scale=1.0):
+def assert_close(a, b, scale=1.0):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5 * scale, atol=2e-5 * scale), a, b)
 
 
@@ -91,7 +91,7 @@ def close(a, b, scale=1.0):
 @pytest.mark.parametrize("name", CASES)
 def test_in_chunks_of_tokens_it_equals_the_whole(monkeypatch, name, elements):
     monkeypatch.setattr(linear_softmax, "LOGIT_ELEMENTS", elements)
-    close(chunked(name, *problem()), whole(name, *problem()))
+    assert_close(chunked(name, *problem()), whole(name, *problem()))
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=lambda m: f"d{m.data}f{m.fsdp}s{m.sequence}t{m.tensor}")
@@ -101,7 +101,7 @@ def test_on_a_mesh_it_equals_the_whole(monkeypatch, name, mesh):
     monkeypatch.setattr(linear_softmax, "LOGIT_ELEMENTS", 1)
     expected = whole(name, *problem())
     with jax.set_mesh(make_mesh(mesh)):
-        close(chunked(name, *problem()), expected)
+        assert_close(chunked(name, *problem()), expected)
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(data=2, fsdp=2, tensor=2)])
@@ -115,9 +115,9 @@ def test_metrics_of_tokens(monkeypatch, mesh):
         total, metrics = jax.jit(weighted_sum, static_argnums=0)(*args)
     lse = jax.nn.logsumexp(logits(hiddens[0], heads[0]), axis=-1)
     nll = whole_cross_entropy(log_p, None, {"targets": targets})
-    close(total, jnp.sum(weights * (nll + 0.1 * lse**2)), scale=10)
-    close(metrics["loss"], nll)
-    close(metrics["entropy"], -jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
+    assert_close(total, jnp.sum(weights * (nll + 0.1 * lse**2)), scale=10)
+    assert_close(metrics["loss"], nll)
+    assert_close(metrics["entropy"], -jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
     np.testing.assert_array_equal(metrics["accuracy"], targets == jnp.argmax(log_p, axis=-1))
     assert metrics["accuracy"][0].all() and not metrics["accuracy"].all()
 

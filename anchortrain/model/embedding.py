@@ -9,7 +9,7 @@ Shapes: B rows, L length, D width, V vocabulary; `_` marks a device's own share.
 import jax
 import jax.numpy as jnp
 
-from anchortrain.sharding import current_mesh, spec
+from anchortrain.sharding import batch_ways, current_mesh, spec
 
 
 def lookup(table_VD: jax.Array, tokens_BL: jax.Array, dtype: str) -> jax.Array:
@@ -17,7 +17,7 @@ def lookup(table_VD: jax.Array, tokens_BL: jax.Array, dtype: str) -> jax.Array:
     mesh = current_mesh()
     if mesh is None:
         return _rows(table_VD, tokens_BL).astype(dtype)
-    cut = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["sequence"]
+    cut = batch_ways(), mesh.shape["sequence"]
     tokens = ("batch", "length")
     if any(size % ways for size, ways in zip(tokens_BL.shape, cut, strict=True)):
         tokens = (None, None)  # few rows, as in sampling: every device looks all of them up

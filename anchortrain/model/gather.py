@@ -1,7 +1,8 @@
 """Fully sharded data parallelism: a weight lies cut over the `fsdp` axis and is made whole where it is used.
 
 Spelled out, because the compiler left to itself may as well move activations, or reduce a gradient whole on every
-device. Here a weight is cast before it is gathered, and its gradient is reduced and cut in one step.
+device. Here a weight is cast before it is gathered, and its gradient is asked for cut, so that
+the compiler can reduce and cut it in one step (it does not on every slice, see docs/configurations.md).
 """
 
 from collections.abc import Sequence

@@ -29,8 +29,7 @@ def model_flops(experiment: Experiment) -> float:
     row = length * train_flops_per_token(experiment.model, experiment.model.vocabulary_size, length)
     rows = float(experiment.data.batch_rows)
     if experiment.loss.anchor_weight:
-        online = experiment.loss.anchor_reference == "online"
-        rows += experiment.loss.anchor_rows * (1 + online / 3)
+        rows += experiment.loss.anchor_rows * (1 + experiment.loss.anchors_online / 3)
     return row * rows
 
 

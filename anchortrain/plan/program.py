@@ -55,7 +55,7 @@ def mesh_of(experiment: Experiment, devices: Sequence[Any]) -> Mesh:
     """The run's mesh. Raises UserError where it does not suit the devices, or the model and its batches."""
     try:
         mesh = make_mesh(experiment.mesh, devices)
-    except (NotImplementedError, ValueError) as error:
+    except (NotImplementedError, ValueError) as error:  # what jax raises for a shape that its layout cannot place
         sizes = {f.name: getattr(experiment.mesh, f.name) for f in dataclasses.fields(experiment.mesh)}
         what = f"the mesh {sizes} cannot be laid out on the interconnect: {str(error).splitlines()[0]}"
         raise UserError(what, where="MeshConfig", mend="use powers of two") from None
@@ -89,8 +89,7 @@ def train_program(experiment: Experiment, mesh: Mesh) -> Program:
     shapes = params_of(model)
     state = TrainState(shapes, jax.eval_shape(optimizer.init, shapes))
     state = _placed(state, state_shardings(mesh, state))
-    online = experiment.loss.anchor_weight and experiment.loss.anchor_reference == "online"
-    reference = state.params if online else None
+    reference = state.params if experiment.loss.anchors_online else None
     batch = abstract_batch(experiment, mesh)
     with jax.set_mesh(mesh):
         step = make_train_step(mesh, model, optimizer, experiment.loss, experiment.run.accumulation)

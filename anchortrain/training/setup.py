@@ -49,7 +49,7 @@ def load_initial(e: Experiment, info: RunInfo, shardings: Params) -> Params | No
     """Parameters of the run that this one starts from; they are also the anchor's reference."""
     source = e.run.init_from
     if not source:
-        if anchors_online(e):
+        if e.loss.anchors_online:
             raise UserError(
                 "the anchor needs a reference", where="LossConfig.anchor_weight", mend="set RunConfig.init_from"
             )
@@ -93,15 +93,10 @@ def make_loaders(e: Experiment, feeds: dict[str, Feed]) -> dict[str, Any]:
     return loaders
 
 
-def anchors_online(e: Experiment) -> bool:
-    """Whether each step runs the reference model."""
-    return e.loss.anchor_weight > 0 and e.loss.anchor_reference == "online"
-
-
 def needs_reference(e: Experiment, datasets: dict[str, PreparedDataset]) -> bool:
     """Whether the reference's parameters stay in memory: for the anchor, or for drift on draws that store nothing."""
     heldout = [datasets[path].manifest for path in e.data.heldout.values()]
-    return anchors_online(e) or any(m.kind == "draws" and not drift_is_stored(e, m) for m in heldout)
+    return e.loss.anchors_online or any(m.kind == "draws" and not drift_is_stored(e, m) for m in heldout)
 
 
 def drift_is_stored(e: Experiment, manifest: Manifest) -> bool:

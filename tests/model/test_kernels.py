@@ -46,7 +46,7 @@ def run(config, mesh, q, k, v, segments):
         return compiled(q, k, v)
 
 
-def close(found, expected, segments):
+def assert_close(found, expected, segments):
     grads, out = found
     expected_grads, expected_out = expected
     seen = np.asarray(segments > 0)[..., None, None]  # what padding attends to is nobody's business
@@ -58,7 +58,7 @@ def close(found, expected, segments):
 def test_splash_equals_the_reference(mesh):
     args = rows()
     expected = run(dataclasses.replace(CONFIG, attention="reference"), None, *args)
-    close(run(dataclasses.replace(CONFIG, attention="splash"), mesh, *args), expected, args[3])
+    assert_close(run(dataclasses.replace(CONFIG, attention="splash"), mesh, *args), expected, args[3])
 
 
 @pytest.mark.parametrize("length", [512, 300])
@@ -66,7 +66,7 @@ def test_blocks_of_queries_equal_the_whole_row(length, monkeypatch):
     q, k, v, segments = rows(length)
     found = run(CONFIG, None, q, k, v, segments)
     monkeypatch.setattr(attention, "QUERY_BLOCK", length)
-    close(found, run(CONFIG, None, q, k, v, segments), segments)
+    assert_close(found, run(CONFIG, None, q, k, v, segments), segments)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,9 @@ from anchortrain.roles import Role
 from anchortrain.train import Trainer, train
 from tests.train.conftest import LENGTH, ROWS, experiment
 
+ANCHOR = ["LossConfig.anchor_weight = 1.0", "LossConfig.anchor_rows = 8"]
+STORED = [*ANCHOR, "LossConfig.anchor_reference = 'stored'"]
+
 
 def test_pretraining_lowers_the_loss_of_every_role(base):
     lines = read_metrics(base / "metrics.jsonl")
@@ -57,8 +60,6 @@ def stored_draws(data, base, tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(data, base, stored_draws, tmp_path_factory):
     """name -> (held-out metrics, lines of metrics) of post-training runs."""
-    anchor = ["LossConfig.anchor_weight = 1.0", "LossConfig.anchor_rows = 8"]
-    stored = "LossConfig.anchor_reference = 'stored'"
     reverse, own = "LossConfig.anchor_direction = 'reverse'", "LossConfig.anchor_source = 'data'"
     common = {"steps": 25, "init_from": base, "heldout": {"draws": data.heldout_draws, "text": data.instructions}}
     masked, root = common | {"train": data.instructions}, tmp_path_factory.mktemp("runs")
@@ -66,12 +67,12 @@ def runs(data, base, stored_draws, tmp_path_factory):
         "standard": experiment(**common, train=data.plain),
         "masked": experiment("LossConfig.syntax_share = 0.5", **masked),
         "unmasked": experiment("LossConfig.objective = 'unmasked'", **masked),
-        "draws forward": experiment(*anchor, **masked, anchor_data=data.draws),
-        "stored 300": experiment(*anchor, stored, **masked, anchor_data=stored_draws["draws", 300]),
-        "stored 4": experiment(*anchor, stored, **masked, anchor_data=stored_draws["draws", 4]),
-        "draws reverse": experiment(*anchor, reverse, **masked, anchor_data=data.draws),
-        "data forward": experiment(*anchor, own, **masked),
-        "data reverse": experiment(*anchor, own, reverse, **masked),
+        "draws forward": experiment(*ANCHOR, **masked, anchor_data=data.draws),
+        "stored 300": experiment(*STORED, **masked, anchor_data=stored_draws["draws", 300]),
+        "stored 4": experiment(*STORED, **masked, anchor_data=stored_draws["draws", 4]),
+        "draws reverse": experiment(*ANCHOR, reverse, **masked, anchor_data=data.draws),
+        "data forward": experiment(*ANCHOR, own, **masked),
+        "data reverse": experiment(*ANCHOR, own, reverse, **masked),
     }
     found = {}
     for name, one in settings.items():
@@ -136,9 +137,7 @@ def test_stored_distributions_anchor_as_the_model_does(runs):
 
 def test_with_everything_stored_there_is_no_second_model(data, base, stored_draws, tmp_path):
     settings = experiment(
-        "LossConfig.anchor_weight = 1.0",
-        "LossConfig.anchor_rows = 8",
-        "LossConfig.anchor_reference = 'stored'",
+        *STORED,
         steps=2,
         train=data.instructions,
         init_from=base,
@@ -154,9 +153,7 @@ def test_with_everything_stored_there_is_no_second_model(data, base, stored_draw
 
 def test_the_anchor_needs_stored_distributions(data, base, tmp_path):
     settings = experiment(
-        "LossConfig.anchor_weight = 1.0",
-        "LossConfig.anchor_rows = 8",
-        "LossConfig.anchor_reference = 'stored'",
+        *STORED,
         steps=2,
         train=data.instructions,
         init_from=base,
