@@ -33,6 +33,10 @@ COMMANDS = {
     "quickstart": Command("anchortrain.commands.quickstart", "mode collapse and its prevention on the story world"),
     "storyworld": Command("anchortrain.commands.storyworld", "write the corpus of the story world"),
     "fairytale": Command("anchortrain.commands.fairytale", "write an annotated corpus from FairytaleQA"),
+    "annotate": Command("anchortrain.commands.annotate", "write annotations into documents or instructions"),
+    "annotate report": Command(
+        "anchortrain.commands.annotate_report", "tell whether annotations are worth training on"
+    ),
     "tokenizer": Command("anchortrain.commands.tokenizer", "train a byte-level BPE tokenizer"),
     "prepare": Command("anchortrain.commands.prepare", "turn records into tokens with roles, on disk"),
     "inspect": Command("anchortrain.commands.inspect", "print packed rows by role and loss weight"),
@@ -117,6 +121,8 @@ def _dispatch(argv: Sequence[str], args: argparse.Namespace) -> int:
     if name == "--version":
         print(f"anchortrain {__version__}")
         return 0
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name, *rest = f"{name} {rest[0]}", *rest[1:]
     if name not in COMMANDS:
         kind = "option" if name.startswith("-") else "command"
         raise UserError(f"unknown {kind} {name!r}", mend=suggest(name, COMMANDS))

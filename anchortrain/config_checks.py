@@ -1,9 +1,8 @@
-"""Types, choices and ranges of the configuration, all in one place."""
+"""Choices and ranges of the configuration, all in one place."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple
 
 from anchortrain.compiler import PROFILES
 from anchortrain.config import Experiment
@@ -64,37 +63,6 @@ RANGES: dict[str, _Range] = {
     **dict.fromkeys(("RunConfig.tokens", "RunConfig.accumulation", "RunConfig.log_every"), _POSITIVE),
     "RunConfig.seed": _SEED,
 }
-
-
-def typed(value: Any, kind: Any, name: str, where: str | None) -> Any:
-    """`value` as a field of type `kind`: int, float (an int will do), bool, str, or dict of these.
-
-    Raises UserError naming the field, the type expected and the value got.
-    """
-    if get_origin(kind) is dict:
-        if not isinstance(value, dict):
-            raise _type_error(value, kind, name, where)
-        key_kind, value_kind = get_args(kind)
-        return {
-            typed(k, key_kind, f"a key of {name}", where): typed(v, value_kind, f"{name}[{k!r}]", where)
-            for k, v in value.items()
-        }
-    # bool is an int to Python, but `n_layers = True` is a mistake.
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value) if abs(value) <= 1e308 else math.inf
-        if not math.isfinite(number):
-            raise UserError(f"{name} must be a finite number, got {value}", where=where)
-        return number
-    if kind in (int, str, bool) and type(value) is kind:
-        return value
-    raise _type_error(value, kind, name, where)
-
-
-def _type_error(value: Any, kind: Any, name: str, where: str | None) -> UserError:
-    expected = kind.__name__ if isinstance(kind, type) and get_origin(kind) is None else str(kind)
-    mend = f"write {int(value)}" if kind is int and isinstance(value, float) and value.is_integer() else None
-    got = f"{type(value).__name__} {value!r}"
-    return UserError(f"{name} must be of type {expected}, got {got}", where=where, mend=mend)
 
 
 def check_values(experiment: Experiment, where: Mapping[str, str] | None = None) -> None:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, get_origin
 
 import anchortrain
 from anchortrain.config import Experiment
-from anchortrain.config_checks import check_values, typed
+from anchortrain.config_checks import check_values
+from anchortrain.config_reader import build, read_bindings, sections
 from anchortrain.errors import UserError
 from anchortrain.files import write_json_atomic
-from anchortrain.gin_reader import Bound, read_gin
+from anchortrain.gin_reader import Bound
 from anchortrain.nearest import suggest
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ def load(gin_files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Exper
 
     Raises UserError, with file and line, on anything unknown, mistyped or impossible.
     """
-    schema = {cls.__name__: [field.name for field in dataclasses.fields(cls)] for cls in _sections().values()}
-    return _build({f"{cls}.{field}": bound for (cls, field), bound in read_gin(gin_files, bindings, schema).items()})
+    return _build(read_bindings(Experiment, gin_files, bindings))
 
 
 def load_json(path: str | Path) -> Experiment:
@@ -85,20 +85,12 @@ def to_frozen_config_dict(experiment: Experiment) -> "ml_collections.FrozenConfi
 
 def _sections() -> dict[str, type]:
     """Field of `Experiment` -> dataclass."""
-    return {field.name: field.type for field in dataclasses.fields(Experiment)}
+    return sections(Experiment)
 
 
 def _build(bound: Mapping[str, Bound]) -> Experiment:
     """The checked experiment of `Class.field` -> value."""
-    built = {}
-    for section, cls in _sections().items():
-        values = {}
-        for field in dataclasses.fields(cls):
-            name = f"{cls.__name__}.{field.name}"
-            if name in bound:
-                values[field.name] = typed(bound[name].value, field.type, name, bound[name].where)
-        built[section] = cls(**values)
-    experiment = Experiment(**built)
+    experiment = build(Experiment, bound)
     check_values(experiment, {name: one.where for name, one in bound.items()})
     return experiment
 

@@ -16,7 +16,7 @@ class Progress:
     """Context manager: `with Progress(total, "tokens", "train") as p: p.update(n, loss=2.3)`."""
 
     def __init__(self, total: int, unit: str = "tokens", label: str = "", *, stream: TextIO | None = None) -> None:
-        """Expects `total` units of work; writes to `stream` (stderr unless given)."""
+        """Expects `total` units of work, 0 when nobody knows; writes to `stream` (stderr unless given)."""
         self.total, self.unit, self.label = total, unit, label
         self.done = self._skipped = 0
         self._stream = stream if stream is not None else sys.stderr
@@ -55,11 +55,13 @@ class Progress:
         # The last line tells the rate of the whole, the others that of late.
         then, done_then = (self._start, self._skipped) if last else self._marks[0]
         rate = (self.done - done_then) / max(now - then, 1e-9)
-        share = f"{100 * self.done / self.total:.0f}%" if self.total > 0 else "-"
-        parts = [f"{share} {_count(self.done)}/{_count(self.total)} {self.unit}", f"{_count(rate)} {self.unit}/s"]
+        done = _count(self.done)
+        if self.total > 0:
+            done = f"{100 * self.done / self.total:.0f}% {done}/{_count(self.total)}"
+        parts = [f"{done} {self.unit}", f"{_count(rate)} {self.unit}/s"]
         if last:
             parts.append(f"in {_duration(now - self._start)}")
-        elif rate > 0:
+        elif rate > 0 and self.total > 0:
             parts.append(f"{_duration(max(self.total - self.done, 0) / rate)} left")
         parts += [f"{name} {_value(value)}" for name, value in self._fields.items()]
         return (f"{self.label}: " if self.label else "") + ", ".join(parts)

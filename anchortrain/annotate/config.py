@@ -60,11 +60,12 @@ class LlmConfig:
     api_key_env: str = "OPENAI_API_KEY"  # name of the environment variable with the key; unset sends none
     prompt: str = ""  # template file; "" takes the one that belongs to the schema
     structured: str = "auto"  # "json_schema", "json_object", "none"; "auto" tries them in this order
-    temperature: float = 0.0
+    temperature: float = 0.0  # below 0 sends none: some models allow only their own
     max_answer_tokens: int = 300
     concurrency: int = 16  # requests in flight
     timeout_seconds: float = 120.0  # of one request
     attempts: int = 6  # of one chunk, before it is set aside
+    backoff_seconds: float = 1.0  # before the second attempt, at most; doubles with each
     context_characters: int = 600  # of the chunk before, or of the prompt
     # Budgets over all runs of a job; 0 is no limit. Money is in the unit of the prices.
     max_requests: int = 0
@@ -79,7 +80,8 @@ class LlmConfig:
 class LabelsConfig:
     """The labels annotator: tags from fields that the corpus has, or from a table beside it."""
 
-    # Key of a tag -> field of the record. A list as long as the record's chunks has one value for each.
+    # Key of a tag -> field of the record (`meta.author` looks inside an object): a text, a number, a list of them for
+    # the whole record, or a list of lists (or nulls) with one for each chunk.
     fields: dict[str, str] = dataclasses.field(default_factory=dict)
     # JSONL whose every row labels chunks of a record: `record` names it, `chunks` is a number or list from 1 ("" is all
     # of them), `key` and `value` are fields with strings or lists of strings.
@@ -88,7 +90,9 @@ class LabelsConfig:
     table_chunks: str = "chunks"
     table_key: str = "key"
     table_value: str = "value"
-    rename: dict[str, str] = dataclasses.field(default_factory=dict)  # value of table_key -> key of the tag
+    table_span: int = 0  # a row about more chunks than this describes none of them; 0 is no limit
+    # Value of table_key -> key of the tag, in the order in which tags are written. What is not named keeps its name.
+    rename: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from anchortrain.annotation import Annotation, AnnotationError, Tag, make_tag
-from anchortrain.data.records import load_object, read_lines
+from anchortrain.data.records import load_object
+from anchortrain.data.sources import read_lines
 from anchortrain.errors import UserError
 from anchortrain.files import write_text_atomic
 

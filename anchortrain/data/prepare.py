@@ -1,7 +1,6 @@
 """Materialises a SeqIO task as a prepared directory. TensorFlow ends here."""
 
 import contextlib
-import hashlib
 import itertools
 import os
 import sys
@@ -16,8 +15,9 @@ import numpy as np
 from anchortrain.annotation import render
 from anchortrain.data.manifest import MANIFEST, Manifest
 from anchortrain.data.prepared import Example, PreparedWriter
-from anchortrain.data.records import PARSERS, Document, empty_corpus, read_lines
+from anchortrain.data.records import PARSERS, Document, empty_corpus
 from anchortrain.data.rows import NOTES
+from anchortrain.data.sources import digest, expand, read_lines
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.errors import UserError
 from anchortrain.progress import Progress
@@ -46,7 +46,7 @@ def prepare(
 
     Args:
       kind: "documents" or "instructions".
-      inputs: JSONL files.
+      inputs: files or folders, see `data.sources`.
       tokenizer: `tokenizer.json` or `*.model`.
       out: directory to make; must not exist.
       annotated: False leaves all annotations out.
@@ -63,7 +63,8 @@ def prepare(
         raise UserError(f"length must be at least 2 tokens, got {length}")
     vocabulary = Vocabulary.from_path(tokenizer)
     budget = _budget(tokens, match, vocabulary)
-    sources = [_source(Path(path)) for path in inputs]
+    inputs = expand(inputs)
+    sources = [_source(path) for path in inputs]
     records = sum(source["records"] for source in sources)
     if not records:
         raise empty_corpus(inputs)
@@ -104,8 +105,7 @@ def _budget(tokens: int | None, match: str | Path | None, vocabulary: Vocabulary
 def _source(path: Path) -> dict[str, Any]:
     """What the manifest says of a source. Raises UserError when the file cannot be read."""
     records = sum(1 for _ in read_lines([path]))
-    with open(path, "rb") as file:
-        return {"path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest(), "records": records}
+    return {"path": str(path), "sha256": digest(path), "records": records}
 
 
 def _write(task: "RoleTask", writer: PreparedWriter, budget: int | None, records: int) -> dict[str, int]:

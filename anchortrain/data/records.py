@@ -1,18 +1,17 @@
-"""Readers of documents, instructions and prompts in JSONL files; docs/data.md describes the format.
+"""Readers of documents, instructions and prompts; docs/data.md describes the format.
 
-Everything is streamed, one line at a time, and checked here: whatever a parser returns is complete,
+Everything is streamed, one record at a time, and checked here: whatever a parser returns is complete,
 of the right type, and follows the annotation grammar. Errors name FILE:LINE and field.
 """
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from anchortrain.annotation import Annotation, AnnotationError, from_json
+from anchortrain.data.sources import Line, read_lines
 from anchortrain.errors import UserError
 
 KINDS = ("documents", "instructions")
@@ -21,14 +20,6 @@ _Record = TypeVar("_Record")
 
 # A line end and the blank lines after it. They stay with the chunk before them.
 _SEPARATOR = re.compile(r"\n(?:[^\S\n]*\n)+")
-
-
-class Line(NamedTuple):
-    """One line of a file, not yet parsed."""
-
-    data: bytes
-    where: str  # FILE:LINE
-    default_id: str  # for a record without one: NAME:LINE, the same in any directory
 
 
 class Chunk(NamedTuple):
@@ -66,22 +57,6 @@ def cut_chunks(text: str) -> list[str]:
     return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
 
 
-def read_lines(paths: Iterable[str | Path]) -> Iterator[Line]:
-    """The lines of plain or gzip (`*.gz`) files, blank ones left out. Raises UserError on unreadable files."""
-    for path in map(Path, paths):
-        number = 0
-        try:
-            with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-                for number, data in enumerate(file, 1):
-                    if data.strip():
-                        yield Line(data, f"{path}:{number}", f"{path.name}:{number}")
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            where = f"{path}:{number + 1}"
-            raise UserError(f"damaged gzip file: {error}", where=where, mend="compress it again") from None
-        except OSError as error:
-            raise UserError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
-
-
 def load_object(line: Line) -> dict[str, Any]:
     """The JSON object of a line. Raises UserError."""
     try:
@@ -95,19 +70,20 @@ def load_object(line: Line) -> dict[str, Any]:
     except RecursionError:
         raise UserError("broken JSON: nested too deeply", where=line.where) from None
     if not isinstance(value, dict):
-        raise UserError(f"a record must be a JSON object, got {_named(value)}", where=line.where)
+        raise UserError(f"a record must be a JSON object, got {named(value)}", where=line.where)
     return value
 
 
-def _named(value: Any) -> str:
+def named(value: Any) -> str:
     """The JSON type of a value, for messages."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
 
 
-def _string(value: Any, field: str, where: str, *, empty: bool = False) -> str:
+def text_field(value: Any, field: str, where: str, *, empty: bool = False) -> str:
+    """`value` as the text of a field. Raises UserError when it is none, or no valid Unicode."""
     if not isinstance(value, str):
-        raise UserError(f"field {field!r} must be a string, got {_named(value)}", where=where)
+        raise UserError(f"field {field!r} must be a string, got {named(value)}", where=where)
     if not value and not empty:
         raise UserError(f"field {field!r} is empty", where=where, mend="fill it or leave the record out")
     try:
@@ -125,7 +101,7 @@ def _annotation(value: Any, field: str, where: str) -> Annotation | None:
         found = from_json(value)
     except AnnotationError as error:
         raise UserError(f"field {field!r}: {error}", where=where, mend="correct the tag or leave it out") from None
-    _string("".join(tag.value for tag in found), field, where, empty=True)
+    text_field("".join(tag.value for tag in found), field, where, empty=True)
     return found
 
 
@@ -142,12 +118,12 @@ def _forbid(value: dict[str, Any], field: str, mend: str, where: str) -> None:
         raise UserError(f"field {field!r} does not belong here", where=where, mend=mend)
 
 
-def _id(value: dict[str, Any], line: Line) -> str:
-    found = value.get("id")
-    if found is None:
+def record_id(value: Any, field: str, line: Line) -> str:
+    """The id that a record has in `field`, or else that of its line. Raises UserError when it is no text."""
+    if value is None:
         return line.default_id
     # Numbers are common as ids and unmistakable.
-    return str(found) if type(found) is int else _string(found, "id", line.where)
+    return str(value) if type(value) is int else text_field(value, field, line.where)
 
 
 def parse_document(line: Line) -> Document:
@@ -157,24 +133,24 @@ def parse_document(line: Line) -> Document:
     if "chunks" in value:
         for field in ("text", "annotations"):
             _forbid(value, field, "give either 'chunks' or 'text' with 'annotations'", where)
-        return Document(_id(value, line), _parse_chunks(value["chunks"], where), where)
+        return Document(record_id(value.get("id"), "id", line), _parse_chunks(value["chunks"], where), where)
     if "text" not in value and "response" in value:
         mend = "these are instructions: --kind instructions"
         raise UserError("no field 'text' or 'chunks', but a 'response'", where=where, mend=mend)
     _require(value, ["text"], "documents", where)
-    texts = cut_chunks(_string(value["text"], "text", where))
+    texts = cut_chunks(text_field(value["text"], "text", where))
     annotations = value.get("annotations")
     if annotations is None:
         annotations = [None] * len(texts)
     if not isinstance(annotations, list):
-        raise UserError(f"field 'annotations' must be a list, got {_named(annotations)}", where=where)
+        raise UserError(f"field 'annotations' must be a list, got {named(annotations)}", where=where)
     if len(annotations) != len(texts):
         what = f"{len(annotations)} annotations for {len(texts)} chunks"
         mend = "chunks are cut at blank lines; give one annotation or null for each, or use 'chunks'"
         raise UserError(what, where=where, mend=mend)
     pairs = zip(texts, annotations, strict=True)
     chunks = (Chunk(text, _annotation(one, f"annotations[{i}]", where)) for i, (text, one) in enumerate(pairs))
-    return Document(_id(value, line), tuple(chunks), where)
+    return Document(record_id(value.get("id"), "id", line), tuple(chunks), where)
 
 
 def _parse_chunks(value: Any, where: str) -> tuple[Chunk, ...]:
@@ -184,10 +160,10 @@ def _parse_chunks(value: Any, where: str) -> tuple[Chunk, ...]:
     for i, one in enumerate(value):
         field = f"chunks[{i}]"
         if not isinstance(one, dict):
-            raise UserError(f"field '{field}' must be an object, got {_named(one)}", where=where)
+            raise UserError(f"field '{field}' must be an object, got {named(one)}", where=where)
         _require(one, ["text"], f"{field} and all other chunks", where)
         _forbid(one, "annotations", f"{field} takes 'annotation'", where)
-        text = _string(one["text"], f"{field}.text", where)
+        text = text_field(one["text"], f"{field}.text", where)
         chunks.append(Chunk(text, _annotation(one.get("annotation"), f"{field}.annotation", where)))
     return tuple(chunks)
 
@@ -201,9 +177,9 @@ def parse_instruction(line: Line) -> Instruction:
     _require(value, ["prompt", "response"], "instructions", where)
     _forbid(value, "annotations", "an instruction takes one 'annotation'", where)
     return Instruction(
-        _id(value, line),
-        _string(value["prompt"], "prompt", where, empty=True),
-        _string(value["response"], "response", where),
+        record_id(value.get("id"), "id", line),
+        text_field(value["prompt"], "prompt", where, empty=True),
+        text_field(value["response"], "response", where),
         _annotation(value.get("annotation"), "annotation", where),
         where,
     )
@@ -213,7 +189,11 @@ def parse_prompt(line: Line) -> Prompt:
     """A prompt; other fields are ignored, so that instructions can be read as prompts. Raises UserError."""
     value = load_object(line)
     _require(value, ["prompt"], "prompts", line.where)
-    return Prompt(_id(value, line), _string(value["prompt"], "prompt", line.where, empty=True), line.where)
+    return Prompt(
+        record_id(value.get("id"), "id", line),
+        text_field(value["prompt"], "prompt", line.where, empty=True),
+        line.where,
+    )
 
 
 def parse_training_record(line: Line) -> Document | Instruction:

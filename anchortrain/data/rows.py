@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from anchortrain.data.interleave import interleave, is_annotated
-from anchortrain.data.records import PARSERS, Document, Instruction, Line
+from anchortrain.data.records import PARSERS, Document, Instruction
+from anchortrain.data.sources import Line
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.errors import UserError
 

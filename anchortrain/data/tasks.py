@@ -22,8 +22,9 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from anchortrain.data.records import KINDS, Line, empty_corpus, read_lines
+from anchortrain.data.records import KINDS, empty_corpus
 from anchortrain.data.rows import LONG, NOTES, Pieces, RowMaker
+from anchortrain.data.sources import Line, read_lines
 from anchortrain.data.task_vocabulary import TaskVocabulary
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anchortrain import annotation
-from anchortrain.data.records import Line, read_lines
+from anchortrain.data.sources import Line, read_lines
 from anchortrain.errors import UserError
 from anchortrain.roles import ANNOTATION_ROLES
 

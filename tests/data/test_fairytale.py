@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from anchortrain.data.fairytale import tag_of, write_fairytale
-from anchortrain.data.records import load_object, read_documents, read_instructions, read_lines
+from anchortrain.data.records import load_object, read_documents, read_instructions
+from anchortrain.data.sources import read_lines
 from anchortrain.errors import UserError
 from tests.conftest import shared_data
 

@@ -127,7 +127,7 @@ def test_invalid_utf8_names_the_byte(tmp_path):
 def test_unreadable_files(tmp_path):
     with pytest.raises(UserError, match="missing.jsonl: cannot be read: No such file"):
         list(read_documents([tmp_path / "missing.jsonl"]))
-    with pytest.raises(UserError, match="Is a directory"):
+    with pytest.raises(UserError, match="no records in this folder"):
         list(read_documents([tmp_path]))
     for content in (b"not gzip", gzip.compress(b'{"text": "a"}\n' * 1000)[:-20]):
         (tmp_path / "d.jsonl.gz").write_bytes(content)

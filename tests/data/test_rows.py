@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from anchortrain.data.records import Line
 from anchortrain.data.rows import RowMaker
+from anchortrain.data.sources import Line
 from anchortrain.errors import UserError
 from anchortrain.roles import Role
 

@@ -11,8 +11,8 @@ import seqio
 import tensorflow as tf
 
 from anchortrain.data.feature_converter import RoleFeatureConverter
-from anchortrain.data.records import Line
 from anchortrain.data.rows import RowMaker
+from anchortrain.data.sources import Line
 from anchortrain.data.tasks import add_mixture, add_task, make_task
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.errors import UserError

@@ -1,0 +1,230 @@
+"""Where records come from: JSON lines (plain, gzip, zstd), Parquet, folders of texts, or the output of a command.
+
+Everything is streamed as JSON lines, whatever it was: a row of Parquet becomes an object, a text file
+one with the field `text`. So there is one format behind this module (docs/data.md), and one way to name a place in it.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from anchortrain.errors import UserError
+
+TEXTS = (".txt", ".md")
+_LINES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet")
+
+# The product of `anchortrain annotate` (see `annotate.job`): a folder with this file is read when it is finished.
+JOB = "job.json"
+MANIFEST = "manifest.json"
+PART = "part-"
+
+MAX_LINE_BYTES = 1 << 28
+_ROWS = 256  # of Parquet at a time
+
+
+class Line(NamedTuple):
+    """One record, not yet parsed."""
+
+    data: bytes
+    where: str  # FILE:LINE
+    default_id: str  # for a record without one: NAME:LINE, the same in any directory
+
+
+class Position(NamedTuple):
+    """Where a record begins in its file: lines (rows, files) before it, and bytes where they can be skipped."""
+
+    number: int = 0
+    offset: int = 0
+
+
+START = Position()
+
+
+def read_lines(paths: Iterable[str | Path]) -> Iterator[Line]:
+    """The records of files and folders, blank lines left out. Raises UserError on what cannot be read."""
+    paths = expand(paths)
+    names = Counter(path.name for path in paths)
+    for path in paths:
+        for _, line in read_from(path, prefix=path.name if names[path.name] == 1 else str(path)):
+            yield line
+
+
+def expand(paths: Iterable[str | Path]) -> list[Path]:
+    """Files and folders of texts: other folders are replaced by the files in them. Raises UserError on empty ones."""
+    found = []
+    for path in map(Path, paths):
+        try:
+            found += _files_of(path) if path.is_dir() else [path]
+        except OSError as error:
+            raise _unreadable(error, path) from None
+    return found
+
+
+def _files_of(folder: Path) -> list[Path]:
+    names = sorted(one.name for one in folder.iterdir())
+    if JOB in names:
+        if MANIFEST not in names:
+            mend = "give the command that made it again"
+            raise UserError("the annotation of this corpus is not finished", where=str(folder), mend=mend)
+        return [folder / name for name in names if name.startswith(PART) and name.endswith(_LINES)]
+    files = [folder / name for name in names if name.endswith(_LINES)]
+    if files:
+        return files
+    if next(_texts_of(folder), None) is None:
+        mend = f"it needs files {', '.join(f'*{suffix}' for suffix in (*_LINES[:1], '.parquet', *TEXTS))}"
+        raise UserError("no records in this folder", where=str(folder), mend=mend)
+    return [folder]
+
+
+def read_from(path: Path, start: Position = START, *, prefix: str | None = None) -> Iterator[tuple[Position, Line]]:
+    """The records of one file, or of a folder of texts, from a position on, each with its own.
+
+    Args:
+      path: one that `expand` returned.
+      start: a position that this function gave before.
+      prefix: of the ids of records without one; default the file's name.
+    """
+    prefix = path.name if prefix is None else prefix
+    number = start.number
+    try:
+        if path.is_dir():
+            read = _read_folder(path, start)
+        elif path.suffix == ".parquet":
+            read = _read_parquet(path, start, prefix)
+        elif path.suffix in TEXTS:
+            read = _read_texts([(path, prefix)], start)
+        else:
+            read = _read_json_lines(path, start, prefix)
+        for position, line in read:
+            number = position.number + 1
+            yield position, line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        what = f"damaged gzip file: {error}"
+        raise UserError(what, where=f"{path}:{number + 1}", mend="compress it again") from None
+    except OSError as error:
+        raise _unreadable(error, path) from None
+
+
+def _unreadable(error: OSError, path: Path) -> UserError:
+    return UserError(f"cannot be read: {error.strerror or error}", where=str(error.filename or path))
+
+
+def _read_json_lines(path: Path, start: Position, prefix: str) -> Iterator[tuple[Position, Line]]:
+    with _opened(path) as file:
+        offset, number = 0, 0
+        if start.offset:
+            file.seek(start.offset)
+            offset, number = start
+        while data := file.readline(MAX_LINE_BYTES + 1):
+            if len(data) > MAX_LINE_BYTES:
+                what = f"a line of more than {MAX_LINE_BYTES >> 20} MiB"
+                raise UserError(what, where=f"{path}:{number + 1}", mend="put one record on each line")
+            if number >= start.number and data.strip():
+                line = Line(data, f"{path}:{number + 1}", f"{prefix}:{number + 1}")
+                yield Position(number, offset if _is_plain(path) else 0), line
+            number += 1
+            offset += len(data)
+
+
+def _is_plain(path: Path) -> bool:
+    return path.suffix not in (".gz", ".zst")
+
+
+class _Zstandard(io.BufferedReader):
+    """`readline` over a zstd stream, with errors that say what is wrong."""
+
+    def __init__(self, path: Path) -> None:
+        import zstandard
+
+        self._path, self._error, self._lines = path, zstandard.ZstdError, 0
+        super().__init__(zstandard.open(path, "rb"), 1 << 20)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        try:
+            data = super().readline(size)
+        except self._error as error:
+            where = f"{self._path}:{self._lines + 1}"
+            raise UserError(f"damaged zstd file: {error}", where=where, mend="compress it again") from None
+        self._lines += 1
+        return data
+
+
+def _opened(path: Path) -> IO[bytes]:
+    if path.suffix == ".zst":
+        return _Zstandard(path)
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+
+
+def _read_parquet(path: Path, start: Position, prefix: str) -> Iterator[tuple[Position, Line]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            number, groups = 0, list(range(file.num_row_groups))
+            while groups and number + file.metadata.row_group(groups[0]).num_rows <= start.number:
+                number += file.metadata.row_group(groups.pop(0)).num_rows
+            for batch in file.iter_batches(batch_size=_ROWS, row_groups=groups):
+                for row in batch.to_pylist():
+                    if number >= start.number:
+                        where = f"{path}:{number + 1}"
+                        data = json.dumps(row, ensure_ascii=False, default=_plain).encode("utf-8", "surrogatepass")
+                        yield Position(number), Line(data, where, f"{prefix}:{number + 1}")
+                    number += 1
+    except pa.ArrowException as error:
+        what = f"not a Parquet file, or damaged: {str(error).splitlines()[0]}"
+        raise UserError(what, where=str(path)) from None
+
+
+def _plain(value: Any) -> str:
+    """What JSON has no type for: times and decimals as text, bytes as the text that they hold."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def _texts_of(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The text files below a folder, with their names in it, in a fixed order."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in TEXTS and path.is_file():
+            yield path, path.relative_to(folder).as_posix()
+
+
+def _read_folder(folder: Path, start: Position) -> Iterator[tuple[Position, Line]]:
+    return _read_texts(_texts_of(folder), start)
+
+
+def _read_texts(files: Iterable[tuple[Path, str]], start: Position) -> Iterator[tuple[Position, Line]]:
+    """One record for each file: its name is the id, and empty files are left out as blank lines are."""
+    for number, (path, name) in enumerate(files):
+        if number < start.number:
+            continue
+        if path.stat().st_size > MAX_LINE_BYTES:
+            what = f"a text of more than {MAX_LINE_BYTES >> 20} MiB"
+            raise UserError(what, where=str(path), mend="cut it into several files")
+        content = path.read_bytes()
+        if not content.strip():
+            continue
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            what = f"invalid UTF-8 at byte {error.start + 1}"
+            raise UserError(what, where=str(path), mend="save the file as UTF-8, or remove it") from None
+        if "\0" in text:
+            raise UserError("it has NUL characters: this is no text", where=str(path), mend="remove the file")
+        yield Position(number), Line(json.dumps({"text": text}).encode(), str(path), name)
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, or of the names and contents of a folder of texts."""
+    if not path.is_dir():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    total = hashlib.sha256()
+    for one, name in _texts_of(path):
+        total.update(f"{digest(one)} {name}\n".encode())
+    return total.hexdigest()
