@@ -31,6 +31,7 @@ from anchortrain.nearest import suggest
 
 CASES = ("lower", "keep")
 _CONTROL = re.compile(r"</?[A-Za-z_]{1,20}>|<\|[^|<>]{1,40}\|>")
+_PLAIN = re.compile(r"[A-Za-z0-9 .'-]*")  # nothing to normalise
 _EDGES = " \t.,:!?\"'“”‘’`*_-–—()[]{}"
 
 
@@ -54,8 +55,10 @@ class Key:
         White space is joined, control characters and whatever looks like a control token vanish, ';' becomes ',', so
         that no text can forge a delimiter. A value with too many words is cut, or refused when `cut` is False.
         """
-        plain = _CONTROL.sub(" ", unicodedata.normalize("NFKC", text).replace(";", ","))
-        plain = "".join(" " if unicodedata.category(c)[0] in "CZ" or c in "<>" else c for c in plain)
+        plain = text
+        if not _PLAIN.fullmatch(text):  # most values of the offline annotator are
+            plain = _CONTROL.sub(" ", unicodedata.normalize("NFKC", text).replace(";", ","))
+            plain = "".join(" " if unicodedata.category(c)[0] in "CZ" or c in "<>" else c for c in plain)
         words = (plain.lower() if self.case == "lower" else plain).strip(_EDGES).split()
         if len(words) > self.words and not cut:
             return None
