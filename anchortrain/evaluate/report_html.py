@@ -1,54 +1,34 @@
-"""The HTML page: no script, no asset from elsewhere, light and dark, wide and narrow."""
+"""The HTML page of a comparison, on the frame of `report_frame`."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from typing import Any
 
 from anchortrain.evaluate import table
+from anchortrain.evaluate.report_frame import frame, html_table, note, section
 from anchortrain.evaluate.report_samples import samples_html
 from anchortrain.evaluate.samples import Sample
 
 Summary = Mapping[str, Any]
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="color-scheme" content="light dark">
-<title>anchortrain: diversity after post-training</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
 
 
 def page(summary: Summary, samples: Mapping[str, Sequence[Sample]]) -> str:
     """The whole page. Every string that is not ours is escaped."""
     sections = (
         _header(summary),
-        _section("Methods", "", _table(summary)),
-        _section(
+        section("Methods", "", _table(summary)),
+        section(
             "Semantic entropy",
             "How many different things a model says, in bits, averaged over attributes. "
             "A method that keeps the diversity of the base model reaches its line.",
             _bars(summary),
         ),
-        _section(
+        section(
             "Diversity against quality",
             "Entropy of responses against the share of them in the form that was trained. The upper right is good.",
             _scatter(summary),
         ),
-        _section(
+        section(
             "By attribute",
             "Entropy of the responses in bits; the stronger the colour, the closer to the base model.",
             _heat_map(summary),
@@ -56,15 +36,7 @@ def page(summary: Summary, samples: Mapping[str, Sequence[Sample]]) -> str:
         samples_html({name: samples[name] for name in table.ordered(samples)}),
         _footer(summary),
     )
-    style = (resources.files("anchortrain.evaluate") / "report.css").read_text(encoding="utf-8")
-    return _PAGE.format(style=style, body="\n".join(filter(None, sections)))
-
-
-def _section(title: str, lead: str, content: str) -> str:
-    if not content:
-        return ""
-    said = f'<p class="lead">{lead}</p>' if lead else ""
-    return f"<section><h2>{title}</h2>{said}{content}</section>"
+    return frame("diversity after post-training", "\n".join(filter(None, sections)))
 
 
 def _header(summary: Summary) -> str:
@@ -90,35 +62,10 @@ def _finding(summary: Summary) -> str:
 def _table(summary: Summary) -> str:
     methods = summary["methods"]
     body = [table.cells(summary, name) for name in table.ordered(methods)]
-    content = _html_table([table.COLUMNS, *body]) + _note(table.notes(summary))
+    content = html_table([table.COLUMNS, *body]) + note(table.notes(summary))
     if surface := table.statistics(summary):
-        content += _html_table(surface) + _note([table.SURFACE_NOTE])
+        content += html_table(surface) + note([table.SURFACE_NOTE])
     return content
-
-
-def _html_table(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = lines
-    heads = "".join(f'<th scope="col">{escape(one)}</th>' for one in head)
-    rows = []
-    for first, *rest in body:
-        values = "".join(f"<td>{_dim(escape(cell))}</td>" for cell in rest)
-        rows.append(f'<tr><th scope="row">{escape(first)}</th>{values}</tr>')
-    return (
-        f'<div class="scroll"><table class="methods"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _note(lines: Sequence[str]) -> str:
-    return f'<p class="note">{"<br>".join(map(escape, lines))}</p>'
-
-
-def _dim(cell: str) -> str:
-    """n/a and intervals step back behind the figures."""
-    if cell == table.MISSING:
-        return f'<span class="dim">{cell}</span>'
-    figure, bracket, ends = cell.partition(" [")
-    return f'{figure} <span class="dim">[{ends}</span>' if bracket else cell
 
 
 def _bars(summary: Summary) -> str:

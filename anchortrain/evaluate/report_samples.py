@@ -9,7 +9,7 @@ from anchortrain.evaluate.samples import Sample, tags
 
 SHOWN = 4
 _MAX_CHARACTERS = 1200
-_COLOURS = 8  # .k0 … .k7 in report.css
+COLOURS = 8  # .k0 … .k7 in report.css
 
 
 def samples_html(samples: Mapping[str, Sequence[Sample]]) -> str:
@@ -29,7 +29,7 @@ def samples_html(samples: Mapping[str, Sequence[Sample]]) -> str:
 
 def _sample(row: Sample, keys: dict[str, int]) -> str:
     plan = {tag.value: tag.key for tag in tags(row) or ()}
-    colours = {value: keys.setdefault(key, len(keys) % _COLOURS) for value, key in plan.items()}
+    colours = {value: keys.setdefault(key, len(keys) % COLOURS) for value, key in plan.items()}
     chips = "".join(
         f'<span class="chip k{colours[value]}"><small>{escape(key)}</small> {escape(value)}</span>'
         for value, key in plan.items()
@@ -41,11 +41,11 @@ def _sample(row: Sample, keys: dict[str, int]) -> str:
     asked = f'<p class="prompt">{escape(_cut(str(prompt)))}</p>' if prompt else ""
     return (
         f'<article><div class="plan">{chips}</div>'
-        f'<div class="said">{asked}<p>{_marked(_cut(row["response"]), colours)}</p></div></article>'
+        f'<div class="said">{asked}<p>{marked(_cut(row["response"]), colours)}</p></div></article>'
     )
 
 
-def _marked(text: str, colours: Mapping[str, int]) -> str:
+def marked(text: str, colours: Mapping[str, int]) -> str:
     """Escaped text in which values stand out in their key's colour."""
     if not colours:
         return escape(text)

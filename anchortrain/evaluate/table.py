@@ -142,9 +142,9 @@ def format_table(summary: Mapping[str, Any]) -> str:
     methods = summary["methods"]
     lines = [[heading[row] for heading in _HEADINGS] for row in range(2)]
     lines += [cells(summary, name) for name in ordered(methods)]
-    text = _aligned(lines, rule_after=2) + notes(summary)
+    text = aligned(lines, rule_after=2) + notes(summary)
     if surface := statistics(summary):
-        text += ["", *_aligned(surface, rule_after=1), SURFACE_NOTE]
+        text += ["", *aligned(surface, rule_after=1), SURFACE_NOTE]
     return "\n".join(text) + "\n"
 
 
@@ -176,7 +176,7 @@ def statistics(summary: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def _aligned(lines: Sequence[Sequence[str]], rule_after: int) -> list[str]:
+def aligned(lines: Sequence[Sequence[str]], rule_after: int) -> list[str]:
     """Columns under each other, the first to the left, with a rule under the heading."""
     widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
     drawn = [
