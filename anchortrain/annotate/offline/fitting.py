@@ -1,5 +1,6 @@
 """Fitting the offline annotator on a sample of the corpus."""
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,19 +34,21 @@ def fit(sample: Sequence[Passage], schema: Schema, config: OfflineConfig, seed: 
     Raises UserError when the schema asks for nothing that can be found offline, or the model cannot be written.
     """
     wanted = set(extractor_names(schema).values())
-    readings = [Reading(passage) for passage in sample]
     case = CaseCounts(Counter(), Counter(), Counter())
-    for reading in readings:
+    texts = []  # of each passage only the counts, their words shared, so that a large sample fits into memory
+    for passage in sample:
+        reading = Reading(passage)
         case.add(reading)
+        texts.append({sys.intern(word): count for word, count in reading.counts.items()})
     names = case.names()
-    vocabulary = make_vocabulary(readings, names | word_set("names", "given"), most=config.features)
+    vocabulary = make_vocabulary(texts, names | word_set("names", "given"), most=config.features)
     # Who acts has tags of its own in stories.
     omitted = character_nouns() if "character" in wanted else frozenset()
     if 2 * sum(passage.kind == "code" for passage in sample) > len(sample):
         omitted |= word_set("programs", "words")  # words of languages, not of what programs are for
-    rows = [vocabulary.weights(reading) for reading in readings] if "topic" in wanted else []
-    weights = [{i: x for i, x in row.items() if vocabulary.words[i] not in omitted} for row in rows]
-    topics = fit_topics(weights, vocabulary, count=number_of_topics(len(readings), config.topics), seed=seed)
+    left = {i for i, word in enumerate(vocabulary.words) if word not in omitted}
+    rows = ({i: x for i, x in vocabulary.weigh(text).items() if i in left} for text in texts if "topic" in wanted)
+    topics = fit_topics(rows, vocabulary, count=number_of_topics(len(texts), config.topics), seed=seed)
     cities = city_populations() if wanted & {"location", "setting", "entity", "character"} else {}
     model = Model(
         vocabulary, topics, _frequent(names, case.capital), _frequent(case.plain(), case.lower + case.opening), cities

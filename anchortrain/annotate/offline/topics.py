@@ -5,7 +5,7 @@ only the order of the topics matters, and a topic counts only if several of its 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from anchortrain.annotate.offline.vocabulary import Vocabulary
@@ -54,11 +54,15 @@ def number_of_topics(passages: int, wanted: int = 0) -> int:
     return wanted or max(1, min(_MOST, round(0.8 * math.sqrt(passages))))
 
 
-def fit_topics(weights: Sequence[dict[int, float]], vocabulary: Vocabulary, *, count: int, seed: int) -> Topics:
+def fit_topics(weights: Iterable[dict[int, float]], vocabulary: Vocabulary, *, count: int, seed: int) -> Topics:
     """Factorises the sample, on one thread so that the same seed gives the same topics."""
     import numpy as np
 
-    rows = [row for row in weights if row]
+    rows = [
+        (np.fromiter(row, np.int32, len(row)), np.fromiter(row.values(), np.float32, len(row)))
+        for row in weights
+        if row
+    ]
     size = len(vocabulary.words)
     count = min(count, len(rows), size)
     if count < 1:
@@ -73,8 +77,8 @@ def fit_topics(weights: Sequence[dict[int, float]], vocabulary: Vocabulary, *, c
     return Topics(tuple(names), tuple(signatures), np.round(projection, 5).astype(np.float32))
 
 
-def _factorise(rows: Sequence[dict[int, float]], size: int, count: int, seed: int) -> "np.ndarray":
-    """Components, float64 [count, size]."""
+def _factorise(rows: Sequence[tuple["np.ndarray", "np.ndarray"]], size: int, count: int, seed: int) -> "np.ndarray":
+    """Components, float64 [count, size], of rows that are (indices, weights)."""
     import warnings
 
     import numpy as np
@@ -84,9 +88,9 @@ def _factorise(rows: Sequence[dict[int, float]], size: int, count: int, seed: in
     from sklearn.preprocessing import normalize
     from threadpoolctl import threadpool_limits
 
-    indptr = np.cumsum([0, *map(len, rows)])
-    indices = np.concatenate([np.fromiter(row, np.int64, len(row)) for row in rows])
-    data = np.concatenate([np.fromiter(row.values(), np.float64, len(row)) for row in rows])
+    indptr = np.cumsum([0, *(len(indices) for indices, _ in rows)])
+    indices = np.concatenate([indices for indices, _ in rows])
+    data = np.concatenate([data for _, data in rows]).astype(np.float64)
     matrix = normalize(csr_array((data, indices, indptr), shape=(len(rows), size)))
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # topics are stable long before the last digit is

@@ -23,26 +23,35 @@ class Vocabulary(NamedTuple):
 
     def weights(self, reading: Reading) -> dict[int, float]:
         """Index -> (1 + ln count) · idf of the words of a passage, in the order in which they first occur."""
-        if reading.weights is not None:
-            return reading.weights
-        counts: dict[int, int] = {}
-        for word, count in reading.counts.items():
-            if (i := self.index.get(word)) is not None:
-                counts[i] = counts.get(i, 0) + count
-        reading.weights = {i: (1 + math.log(count)) * self.idf[i] for i, count in counts.items()}
+        if reading.weights is None:
+            reading.weights = self.weigh(reading.counts)
         return reading.weights
 
+    def weigh(self, words: Mapping[str, int]) -> dict[int, float]:
+        """`weights`, given how often each word occurs."""
+        counts: dict[int, int] = {}
+        for word, count in words.items():
+            if (i := self.index.get(word)) is not None:
+                counts[i] = counts.get(i, 0) + count
+        return {i: (1 + math.log(count)) * self.idf[i] for i, count in counts.items()}
 
-def make_vocabulary(readings: Sequence[Reading], names: set[str], *, most: int) -> Vocabulary:
-    """The `most` frequent words that are neither names, nor in almost all passages, nor in hardly any."""
+
+def make_vocabulary(texts: Sequence[Mapping[str, int]], names: set[str], *, most: int) -> Vocabulary:
+    """The `most` frequent words that are neither names, nor in almost all texts, nor in hardly any.
+
+    Args:
+      texts: lower-case word -> occurrences, of each passage of the sample.
+      names: words to leave out.
+      most: how many words.
+    """
     total: Counter[str] = Counter()
-    for reading in readings:
-        total.update({word: n for word, n in reading.counts.items() if is_content(word) and word not in names})
+    for counts in texts:
+        total.update({word: n for word, n in counts.items() if is_content(word) and word not in names})
     base = base_forms(total)
     passages: Counter[str] = Counter()
-    for reading in readings:
-        passages.update({base[word] for word in reading.counts if word in base})
-    n = len(readings)
+    for counts in texts:
+        passages.update({base[word] for word in counts if word in base})
+    n = len(texts)
     least = max(1 if n < 20 else 2 if n < 1000 else 3, math.ceil(_RARE * n))
     highest = max(_COMMON * n, min(n, 20))
     fit = [word for word, df in passages.items() if least <= df <= highest]
