@@ -9,6 +9,7 @@ from anchortrain.annotate.config import Annotating
 from anchortrain.annotate.passages import Annotator, Answer, Passage
 from anchortrain.annotate.schema import Schema
 from anchortrain.annotation import Annotation
+from anchortrain.data.sources import digest_if_named
 from anchortrain.errors import UserError
 from anchortrain.nearest import suggest
 
@@ -36,9 +37,10 @@ def check(annotating: Annotating) -> None:
         from anchortrain.annotate import llm
 
         llm.check(annotating.llm)
-    if "labels" in found and not annotating.labels.fields and not annotating.labels.table:
-        mend = "give --labels FIELD … or bind LabelsConfig.table"
-        raise UserError("the labels annotator has neither fields nor a table", mend=mend)
+    if "labels" in found:
+        from anchortrain.annotate import labels
+
+        labels.check(annotating.labels)
 
 
 def describe(annotating: Annotating, schema: Schema) -> dict[str, Any]:
@@ -51,6 +53,8 @@ def describe(annotating: Annotating, schema: Schema) -> dict[str, Any]:
             found[name] = llm.describe(annotating.llm, schema)
         else:
             found[name] = dataclasses.asdict(getattr(annotating, name))
+    if "labels" in found:
+        found["labels"]["sha256"] = digest_if_named(annotating.labels.table)
     return found
 
 
@@ -76,8 +80,7 @@ def _open(name: str, annotating: Annotating, schema: Schema, directory: Path) ->
     if name == "llm":
         from anchortrain.annotate.llm import LlmAnnotator
 
-        cache = Path(annotating.llm.cache) if annotating.llm.cache else directory / _LLM
-        return _Suited(LlmAnnotator(annotating.llm, schema, cache), schema)
+        return _Suited(LlmAnnotator(annotating.llm, schema, directory / _LLM), schema)
     from anchortrain.annotate.labels import LabelsAnnotator
 
     return LabelsAnnotator(annotating.labels, schema)

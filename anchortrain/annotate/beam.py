@@ -7,6 +7,7 @@ SparkRunner elsewhere.
 """
 
 import contextlib
+import io
 import shlex
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from anchortrain.annotate.config import Annotating
 from anchortrain.annotate.directory import Job, opened
 from anchortrain.annotate.index import Part
 from anchortrain.annotate.manifest import finish
-from anchortrain.annotate.parts import STATE, PartWriter, annotated, mended, read_state
+from anchortrain.annotate.parts import STATE, PartWriter, annotated, mended
 from anchortrain.annotate.workers import serially
 from anchortrain.errors import UserError
 from anchortrain.files import write_text_atomic
@@ -63,8 +64,17 @@ def _check_budget(annotating: Annotating) -> None:
 
 
 def _settings(runner: str, options: str) -> PipelineOptions:
-    """Raises UserError on an unknown runner."""
-    settings = PipelineOptions(shlex.split(options), runner=runner)
+    """Raises UserError on an unknown runner and on bad options."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            settings = PipelineOptions(shlex.split(options), runner=runner)
+            settings.get_all_options()  # Beam reads them late, and ends the program where they are bad
+    except ValueError as error:
+        raise UserError(f"--runner_options {options!r}: {str(error).lower()}") from None
+    except SystemExit:
+        reason = said.getvalue().strip().rpartition("error: ")[2]
+        raise UserError(f"--runner_options {options!r}: {reason}") from None
     try:
         create_runner(runner)
     except (ValueError, ImportError) as error:
@@ -91,7 +101,7 @@ class _AnnotatePart(beam.DoFn):
     def process(self, name: str) -> None:
         job, out = self._job, self._job.out
         part = next(part for part in job.index.parts if part.name == name)
-        state = read_state(out, name)
+        state = job.state(part)
         try:
             if state is None:
                 writer = PartWriter(out, name, job.format)
@@ -101,8 +111,9 @@ class _AnnotatePart(beam.DoFn):
             elif state.failed:
                 mended(out, part, job.format, self._annotate)
         except UserError as error:
-            # A runner would only try again, and show the user its own stack.
-            write_text_atomic(_error_file(out, name), str(error))
+            # A runner would only try again, and show the user its own stack. On a full disk the missing part tells.
+            with contextlib.suppress(UserError):
+                write_text_atomic(_error_file(out, name), str(error))
 
     def _annotate(self, passages: Iterator) -> Iterator:
         return serially(self._annotator, passages)
@@ -124,7 +135,9 @@ def _raise_error(job: Job) -> None:
     """The first thing that a worker could not do, as if it had been done here."""
     for part in job.index.parts:
         with contextlib.suppress(FileNotFoundError):
-            raise UserError(_error_file(job.out, part.name).read_text(encoding="utf-8"))
+            error = _error_file(job.out, part.name).read_text(encoding="utf-8")
+            _forget_errors(job)
+            raise UserError(error)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ from anchortrain.data.records import cut_chunks
 
 Counter = Callable[[str], int]
 
-# A word of up to 12 letters, a character of a script without spaces between words, or a mark.
-_TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w{1,12}|[^\w\s]")
+# A character of a script without spaces between words, up to 12 letters of others, or a mark.
+_WITHOUT_SPACES = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_TOKEN = re.compile(rf"[{_WITHOUT_SPACES}]|[^\W{_WITHOUT_SPACES}]{{1,12}}|[^\w\s]")
 
 # Where a long paragraph may be cut, best first: after a sentence, a line, a clause, a word.
 _CUTS = (
@@ -66,23 +67,28 @@ def chunks(text: str, config: ChunkConfig, count: Counter = count_words) -> list
         sized += (
             split(paragraph, tokens, config.max_tokens, count) if tokens > config.max_tokens else [(paragraph, tokens)]
         )
-    return _joined(sized, config)
+    return _joined(sized, config, count)
 
 
-def _joined(sized: Sequence[tuple[str, int]], config: ChunkConfig) -> list[str]:
-    parts: list[list[str]] = []
-    sizes: list[int] = []
+def _joined(sized: Sequence[tuple[str, int]], config: ChunkConfig, count: Counter) -> list[str]:
+    parts: list[tuple[str, int]] = []
     for text, tokens in sized:
-        if parts and sizes[-1] < config.min_tokens and sizes[-1] + tokens <= config.max_tokens:
-            parts[-1].append(text)
-            sizes[-1] += tokens
-        else:
-            parts.append([text])
-            sizes.append(tokens)
-    if len(parts) > 1 and sizes[-1] < config.min_tokens and sizes[-2] + sizes[-1] <= config.max_tokens:
-        last = parts.pop()
-        parts[-1] += last
-    return ["".join(part) for part in parts]
+        both = _both(parts[-1], (text, tokens), config, count) if parts and parts[-1][1] < config.min_tokens else None
+        parts[-1:] = [both] if both else [*parts[-1:], (text, tokens)]
+    if len(parts) > 1 and parts[-1][1] < config.min_tokens and (both := _both(*parts[-2:], config, count)):
+        parts[-2:] = [both]
+    return [text for text, _ in parts]
+
+
+def _both(
+    first: tuple[str, int], second: tuple[str, int], config: ChunkConfig, count: Counter
+) -> tuple[str, int] | None:
+    """Two texts in one; None when that is too long."""
+    if first[1] + second[1] > config.max_tokens:
+        return None
+    text = first[0] + second[0]
+    tokens = count(text)  # a tokenizer does not always make the sum
+    return (text, tokens) if tokens <= config.max_tokens else None
 
 
 def split(text: str, tokens: int, most: int, count: Counter) -> list[tuple[str, int]]:
@@ -104,6 +110,6 @@ def _cut_near(text: str, target: int, window: int) -> int:
     """The best place to cut near `target`: the nearest one of the best sort that there is."""
     for pattern in _CUTS:
         ends = [found.end() for found in pattern.finditer(text, target - window, target + window)]
-        if ends:
-            return min(ends, key=lambda end: abs(end - target))
+        if inside := [end for end in ends if end < len(text)]:
+            return min(inside, key=lambda end: abs(end - target))
     return target

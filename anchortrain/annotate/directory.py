@@ -23,11 +23,11 @@ from anchortrain.annotate import annotators
 from anchortrain.annotate.chunking import chunks, counter
 from anchortrain.annotate.config import Annotating
 from anchortrain.annotate.index import Index, Part, Sample, check_unchanged, make_index, records_of
-from anchortrain.annotate.parts import FORMATS, read_state
+from anchortrain.annotate.parts import FORMATS, State, file_of, read_state
 from anchortrain.annotate.records import Names, Parser, Record, parser
 from anchortrain.annotate.schema import Schema, load_schema
 from anchortrain.data.records import KINDS
-from anchortrain.data.sources import JOB, expand
+from anchortrain.data.sources import JOB, check_name, digest_if_named, expand
 from anchortrain.errors import UserError
 from anchortrain.files import write_json_atomic
 from anchortrain.nearest import suggest
@@ -53,13 +53,17 @@ class Job:
         return self.annotating.annotate.format
 
     def todo(self) -> list[Part]:
-        """The parts that are not finished."""
-        return [part for part in self.index.parts if read_state(self.out, part.name) is None]
+        """The parts that are not finished, or were removed."""
+        return [part for part in self.index.parts if self.state(part) is None]
 
     def broken(self) -> list[Part]:
         """The finished parts with chunks that failed."""
-        states = [(part, read_state(self.out, part.name)) for part in self.index.parts]
+        states = [(part, self.state(part)) for part in self.index.parts]
         return [part for part, state in states if state is not None and state.failed]
+
+    def state(self, part: Part) -> State | None:
+        """What a part holds; None when it is not finished, or its file was removed."""
+        return read_state(self.out, part.name) if file_of(self.out, part.name, self.format).exists() else None
 
     def records(self, part: Part, parse: Parser) -> Iterator[Record]:
         """The records of a part."""
@@ -130,6 +134,8 @@ def _locked(out: Path, fresh: bool) -> Iterator[None]:
 
 def _prefixed(paths: Sequence[Path]) -> list[tuple[Path, str]]:
     """Each path with the prefix of ids of its records: its name, or where two are called alike, all of it."""
+    for path in paths:
+        check_name(path)
     names = Counter(path.name for path in paths)
     return [(path, path.name if names[path.name] == 1 else str(path)) for path in paths]
 
@@ -140,7 +146,7 @@ def identity_of(annotating: Annotating, schema: Schema) -> dict[str, Any]:
     del annotate["workers"]
     found = {
         "source": dataclasses.asdict(annotating.source),
-        "chunk": dataclasses.asdict(annotating.chunk),
+        "chunk": dataclasses.asdict(annotating.chunk) | {"sha256": digest_if_named(annotating.chunk.tokenizer)},
         "annotate": annotate,
         "schema": schema.to_json(),
         "annotators": annotators.describe(annotating, schema),

@@ -76,7 +76,8 @@ class Sample:
             if len(self._kept) == self._size and rank <= self._kept[0][0]:
                 continue
             passage = record.passage(i)
-            entry = (rank, record.id, i, passage._replace(text=passage.text[:_SAMPLED_CHARACTERS]))
+            text, before = passage.text[:_SAMPLED_CHARACTERS], passage.before[:_SAMPLED_CHARACTERS]
+            entry = (rank, record.id, i, passage._replace(text=text, before=before, fields={}))
             if len(self._kept) < self._size:
                 heapq.heappush(self._kept, entry)
             else:
@@ -155,11 +156,7 @@ def make_index(
     sources, parts, hashes = [], [], array.array("Q")
     skipped = _Counter(bad)
     for path, prefix in paths:
-        try:
-            size, modified = stat(path)
-            sources.append(Source(str(path), prefix, digest(path), size, modified))
-        except OSError as error:
-            raise UserError(f"cannot be read: {error.strerror}", where=str(error.filename or path)) from None
+        sources.append(_source(path, prefix))
     with Progress(0, "chunks", "index") as progress:
         for number, source in enumerate(sources):
             start, records, chunks = None, 0, 0
@@ -181,6 +178,17 @@ def make_index(
     _check_ids(hashes, sources, parse, set_aside)
     total = [sum(part.records for part in parts), sum(part.chunks for part in parts)]
     return Index(sources, parts, *total, skipped.lines)
+
+
+def _source(path: Path, prefix: str) -> Source:
+    try:
+        size, modified = stat(path)
+        if not path.is_file() and not path.is_dir():
+            mend = "write it to a file first: annotating reads it more than once"
+            raise UserError("is no regular file", where=str(path), mend=mend)
+        return Source(str(path), prefix, digest(path), size, modified)
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=str(error.filename or path)) from None
 
 
 class _Counter:

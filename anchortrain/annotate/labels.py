@@ -20,6 +20,17 @@ _ARTICLE = re.compile(r"(?:a|an|the)\s+(?=\S)", re.IGNORECASE)
 _Found = list[tuple[str, str]]  # key and text
 
 
+def check(config: LabelsConfig) -> None:
+    """Raises UserError on labels that no corpus could have, and on a bad table."""
+    if not config.fields and not config.table:
+        mend = "give --labels FIELD … or bind LabelsConfig.table"
+        raise UserError("the labels annotator has neither fields nor a table", mend=mend)
+    for key in (*config.fields, *config.rename.values()):
+        _check_key(key, "LabelsConfig")
+    if config.table:
+        _read_table(config)
+
+
 class LabelsAnnotator:
     """Tags from `LabelsConfig.fields` and `LabelsConfig.table`.
 
@@ -32,8 +43,6 @@ class LabelsAnnotator:
         self._fields = config.fields
         self._order = [*config.fields, *config.rename.values()]
         self._keys = {key.name: key for key in schema.keys}
-        for key in (*config.fields, *config.rename.values()):
-            _check_key(key)
         self._table = _read_table(config) if config.table else {}
 
     def annotate(self, passages: Sequence[Passage]) -> list[Answer]:
@@ -62,11 +71,11 @@ class LabelsAnnotator:
         return list(tags.values())
 
 
-def _check_key(key: str) -> None:
+def _check_key(key: str, where: str) -> None:
     try:
         make_tag(key, "x")
     except AnnotationError as error:
-        raise UserError(f"LabelsConfig: {error}") from None
+        raise UserError(str(error), where=where) from None
 
 
 def _values(passage: Passage, field: str) -> list[str]:
@@ -94,7 +103,7 @@ def _read_table(config: LabelsConfig) -> dict[tuple[str, int | None], _Found]:
         if not keys or not values:
             continue
         key = config.rename.get(keys[0], re.sub(r"[^a-z0-9]+", "_", keys[0].lower()).strip("_"))
-        _check_key(key)
+        _check_key(key, line.where)
         indices = _chunks(row, config.table_chunks, line.where)
         for index in indices if len(indices) <= (config.table_span or len(indices)) else ():
             table[str(row[config.table_record]), index].append((key, values[0]))

@@ -100,6 +100,11 @@ class PartWriter:
         for answer in answers:
             self._state.count(answer)
 
+    @property
+    def records(self) -> int:
+        """How many there are so far."""
+        return self._state.records
+
     def finish(self) -> State:
         """Raises UserError when the system refuses to write; the part is then as it was before."""
         content = encode(self._products, self._format)
@@ -113,8 +118,7 @@ def encode(products: Sequence[dict[str, Any]], format: str) -> bytes:
     """A file of records, the same bytes for the same records."""
     if format == "parquet":
         return _parquet(products)
-    lines = (json.dumps(product, ensure_ascii=False) + "\n" for product in products)
-    content = "".join(lines).encode("utf-8")
+    content = b"".join(_json(product).encode() + b"\n" for product in products)
     if format == "jsonl.gz":
         return gzip.compress(content, compresslevel=6, mtime=0)
     if format == "jsonl.zst":
@@ -122,6 +126,20 @@ def encode(products: Sequence[dict[str, Any]], format: str) -> bytes:
 
         return zstandard.ZstdCompressor(level=6).compress(content)
     return content
+
+
+def _json(value: dict[str, Any]) -> str:
+    """One line, in plain letters; a lone surrogate, which a source can have escaped and no file can hold, as it was."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if _encodes(text) else json.dumps(value)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parquet(products: Sequence[dict[str, Any]]) -> bytes:
@@ -142,7 +160,7 @@ def _parquet(products: Sequence[dict[str, Any]]) -> bytes:
         for one in row["chunks"] if documents else [row]:
             one["annotation"] = None if one["annotation"] is None else [list(t) for t in from_json(one["annotation"])]
         others = {name: value for name, value in product.items() if name not in names}
-        rows.append(row | {OTHERS: json.dumps(others, ensure_ascii=False)})
+        rows.append(row | {OTHERS: _json(others)})
     schema = pa.schema([("id", pa.string()), *columns, (OTHERS, pa.string())])
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema), sink, compression="zstd")

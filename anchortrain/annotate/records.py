@@ -137,10 +137,11 @@ def _conversation(value: Any, field: str, where: str) -> tuple[str, str]:
     turns = []
     for i, one in enumerate(value):
         name = f"{field}[{i}]"
-        if not isinstance(one, dict) or one.get("role") not in _SPEAKERS:
+        role = one.get("role") if isinstance(one, dict) else None
+        if not isinstance(role, str) or role not in _SPEAKERS:
             mend = f"a message has a 'role' ({', '.join(_SPEAKERS)}) and 'content'"
             raise UserError(f"{name} is no message", where=where, mend=mend)
-        turns.append((one["role"], text_field(_content(one.get("content")), f"{name}.content", where, empty=True)))
+        turns.append((role, text_field(_content(one.get("content")), f"{name}.content", where, empty=True)))
     if turns[-1][0] != "assistant" or not turns[-1][1]:
         mend = "leave the record out, or cut it after an answer"
         raise UserError(f"the last message of {field!r} is not an answer of the assistant", where=where, mend=mend)
@@ -153,8 +154,9 @@ def _conversation(value: Any, field: str, where: str) -> tuple[str, str]:
 
 def _content(value: Any) -> Any:
     """A message's text; a list of parts is what several servers write for it."""
-    if isinstance(value, list) and all(isinstance(one, dict) and one.get("type") == "text" for one in value):
-        return "".join(str(one.get("text", "")) for one in value)
+    texts = [one.get("text") if isinstance(one, dict) else None for one in value] if isinstance(value, list) else []
+    if texts and all(isinstance(text, str) for text in texts):
+        return "".join(texts)
     return "" if value is None else value
 
 

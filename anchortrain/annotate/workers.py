@@ -24,7 +24,9 @@ _BATCH = 256  # passages
 _IN_FLIGHT = 4  # batches for each worker
 _ASKING = 4  # batches at once against a server: the slow end of one does not leave the connection idle
 
-_here: Annotator | None = None  # of a worker process
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+_here: Annotator | UserError | None = None  # of a worker process
 
 
 def cores() -> int:
@@ -51,6 +53,7 @@ def workers(annotating: Annotating, schema: Schema, out: Path) -> Iterator[Annot
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(annotating, schema, out))
     with _closing(pool, lambda: None):
+        _start(pool)
         yield lambda passages: _ordered(pool, _annotate_here, passages, _BATCH, _IN_FLIGHT * count)
 
 
@@ -95,23 +98,40 @@ def _closing(pool: Executor, close: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        processes = list((getattr(pool, "_processes", None) or {}).values())  # the pool forgets them
         pool.shutdown(wait=False, cancel_futures=True)
         close()
-        for process in list((getattr(pool, "_processes", None) or {}).values()):
+        for process in processes:
             process.terminate()
         raise
     pool.shutdown()
     close()
 
 
+def _start(pool: ProcessPoolExecutor) -> None:
+    """Starts the processes of a pool: without interrupts, which are this process's to handle, and with one thread each.
+
+    Both are inherited: a process that sets them itself is late, it has imported numpy then.
+    """
+    threads = [name for name in _THREADS if name not in os.environ]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        os.environ.update(dict.fromkeys(threads, "1"))
+        pool.submit(int)  # the first one starts them all
+    finally:
+        for name in threads:
+            del os.environ[name]
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(annotating: Annotating, schema: Schema, out: Path) -> None:
     """Makes the annotator of this worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")  # one process a core is enough
     global _here
-    _here = open_annotator(annotating, schema, out)
+    try:
+        _here = open_annotator(annotating, schema, out)
+    except UserError as error:
+        _here = error  # for whoever asks: a pool only tells that a process is gone
 
 
 def _end_with_parent() -> None:
@@ -123,5 +143,7 @@ def _end_with_parent() -> None:
 
 
 def _annotate_here(passages: list[Passage]) -> list[Answer]:
+    if isinstance(_here, UserError):
+        raise _here
     assert _here is not None
     return _here.annotate(passages)

@@ -69,6 +69,8 @@ def load_object(line: Line) -> dict[str, Any]:
         raise UserError(what, where=line.where, mend="every line must be one JSON object") from None
     except RecursionError:
         raise UserError("broken JSON: nested too deeply", where=line.where) from None
+    except ValueError:  # Python makes no number of thousands of digits
+        raise UserError("broken JSON: a number with too many digits", where=line.where) from None
     if not isinstance(value, dict):
         raise UserError(f"a record must be a JSON object, got {named(value)}", where=line.where)
     return value

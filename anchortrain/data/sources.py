@@ -26,6 +26,7 @@ PART = "part-"
 
 MAX_LINE_BYTES = 1 << 28
 _ROWS = 256  # of Parquet at a time
+_FRAME_BYTES = 1 << 11  # of zstd at a time: they may be 64 MiB, at most
 
 
 class Line(NamedTuple):
@@ -104,8 +105,8 @@ def read_from(path: Path, start: Position = START, *, prefix: str | None = None)
         for position, line in read:
             number = position.number + 1
             yield position, line
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        what = f"damaged gzip file: {error}"
+    except (EOFError, zlib.error, gzip.BadGzipFile, _Damaged) as error:
+        what = f"damaged {'zstd' if path.suffix == '.zst' else 'gzip'} file: {error}"
         raise UserError(what, where=f"{path}:{number + 1}", mend="compress it again") from None
     except OSError as error:
         raise _unreadable(error, path) from None
@@ -117,10 +118,9 @@ def _unreadable(error: OSError, path: Path) -> UserError:
 
 def _read_json_lines(path: Path, start: Position, prefix: str) -> Iterator[tuple[Position, Line]]:
     with _opened(path) as file:
-        offset, number = 0, 0
-        if start.offset:
-            file.seek(start.offset)
-            offset, number = start
+        number, offset = start if start.offset else START
+        if offset:
+            file.seek(offset)
         while data := file.readline(MAX_LINE_BYTES + 1):
             if len(data) > MAX_LINE_BYTES:
                 what = f"a line of more than {MAX_LINE_BYTES >> 20} MiB"
@@ -136,28 +136,55 @@ def _is_plain(path: Path) -> bool:
     return path.suffix not in (".gz", ".zst")
 
 
-class _Zstandard(io.BufferedReader):
-    """`readline` over a zstd stream, with errors that say what is wrong."""
+class _Damaged(Exception):
+    """A compressed file that cannot be read to its end."""
+
+
+class _Zstandard(io.RawIOBase):
+    """The content of a zstd file. The library's own reader takes a frame that is cut short for the end of the file."""
 
     def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb")
+        self._blocks = self._decompressed()
+        self._block = memoryview(b"")
+
+    def _decompressed(self) -> Iterator[bytes]:
         import zstandard
 
-        self._path, self._error, self._lines = path, zstandard.ZstdError, 0
-        super().__init__(zstandard.open(path, "rb"), 1 << 20)
-
-    def readline(self, size: int | None = -1) -> bytes:
+        library = zstandard.ZstdDecompressor()
+        frame, data = None, b""
         try:
-            data = super().readline(size)
-        except self._error as error:
-            where = f"{self._path}:{self._lines + 1}"
-            raise UserError(f"damaged zstd file: {error}", where=where, mend="compress it again") from None
-        self._lines += 1
-        return data
+            while data := data or self._file.read(_FRAME_BYTES):
+                frame = frame or library.decompressobj()
+                yield frame.decompress(data)
+                data = frame.unused_data  # frames may follow each other
+                frame = None if frame.eof else frame
+        except zstandard.ZstdError as error:
+            raise _Damaged(str(error)) from None
+        if frame is not None:
+            raise _Damaged("it ends within a frame")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._block:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._block = memoryview(block)
+        size = min(len(buffer), len(self._block))
+        buffer[:size], self._block = self._block[:size], self._block[size:]
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _opened(path: Path) -> IO[bytes]:
     if path.suffix == ".zst":
-        return _Zstandard(path)
+        return io.BufferedReader(_Zstandard(path), 1 << 20)
     return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
 
 
@@ -209,6 +236,7 @@ def _read_texts(files: Iterable[tuple[Path, str]], start: Position) -> Iterator[
         content = path.read_bytes()
         if not content.strip():
             continue
+        check_name(path)
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -217,6 +245,22 @@ def _read_texts(files: Iterable[tuple[Path, str]], start: Position) -> Iterator[
         if "\0" in text:
             raise UserError("it has NUL characters: this is no text", where=str(path), mend="remove the file")
         yield Position(number), Line(json.dumps({"text": text}).encode(), str(path), name)
+
+
+def check_name(path: Path) -> None:
+    """Raises UserError when the name is no text: it would become the id of a record."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError("its name is not UTF-8", where=ascii(str(path)), mend="rename it") from None
+
+
+def digest_if_named(path: str) -> str:
+    """`digest` of a file that a configuration names; "" for "". Raises UserError when it cannot be read."""
+    try:
+        return digest(Path(path)) if path else ""
+    except OSError as error:
+        raise _unreadable(error, Path(path)) from None
 
 
 def digest(path: Path) -> str:

@@ -1,0 +1,119 @@
+"""Killed at any moment and continued, a job gives what an uninterrupted one gives, and leaves no process behind."""
+
+import contextlib
+import gzip
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from anchortrain.annotate.job import annotate
+from tests.annotate.jobs import Started, annotating, command, finished, product, run, tales, until, write
+
+
+def killed_and_continued(argv, out, *, kills, seed, seconds):
+    """Kills the command `kills` times at random moments of `seconds`, then lets it end. Returns parts at each kill."""
+    rng, seen = random.Random(seed), []
+    for _ in range(kills):
+        with Started(argv) as started:
+            time.sleep(rng.uniform(0.1, seconds))
+            if started.process.poll() is not None:
+                break
+            started.kill()
+            assert started.gone(), "workers outlive the command"
+        seen.append(finished(out))
+    done = run(argv)
+    assert done.returncode == 0, done.stderr
+    return seen
+
+
+@pytest.mark.parametrize(("format", "kills"), [("jsonl", 4), ("parquet", 2)])
+def test_labels_killed_at_random_moments(tmp_path, format, kills):
+    corpus = write(tmp_path / "tales.jsonl", tales(800))
+    annotate([corpus], tmp_path / "a", annotating(part_chunks=5, format=format))
+    argv = command(corpus, tmp_path / "b", "--format", format, part_chunks=5)
+    seen = killed_and_continued(argv, tmp_path / "b", kills=kills, seed=format, seconds=1.5)
+    assert seen == sorted(seen)  # nothing that is finished is lost
+    assert product(tmp_path / "b") == product(tmp_path / "a")
+
+
+def test_gzip_is_continued_too(tmp_path):
+    """It cannot be entered in the middle: what is skipped must be what was there."""
+    corpus = write(tmp_path / "tales.jsonl", tales(200))
+    packed = tmp_path / "tales.jsonl.gz"
+    packed.write_bytes(gzip.compress(corpus.read_bytes()))
+    annotate([packed], tmp_path / "a", annotating(part_chunks=5))
+    whole = product(tmp_path / "a")
+    for name in ("part-00003", "part-00004", "part-00040"):
+        (tmp_path / "a" / f"{name}.jsonl").unlink()
+    annotate([packed], tmp_path / "a", annotating(part_chunks=5))
+    assert product(tmp_path / "a") == whole
+
+
+OFFLINE = ["--workers", "2", "--schema", "stories"]
+
+
+def test_offline_killed_while_workers_work(tmp_path):
+    corpus = write(tmp_path / "tales.jsonl", tales(250))
+    whole = run(command(corpus, tmp_path / "a", "--workers", "1", *OFFLINE[2:], annotator="offline"))
+    assert whole.returncode == 0, whole.stderr
+    argv = command(corpus, tmp_path / "b", *OFFLINE, annotator="offline")
+    with Started(argv) as started:  # in the middle of its parts, with both workers at work
+        until(lambda: finished(tmp_path / "b") > 2)
+        assert len(started.alive()) >= 3
+        started.kill()
+        assert started.gone(), "workers outlive the command"
+    assert finished(tmp_path / "b") < finished(tmp_path / "a")
+    with Started(argv) as started:  # while workers start
+        until(lambda: len(started.alive()) >= 3)
+        started.kill()
+        assert started.gone(), "workers outlive the command"
+    assert run(argv).returncode == 0
+    assert product(tmp_path / "b") == product(tmp_path / "a")
+
+
+@pytest.mark.slow
+def test_offline_killed_at_random_moments(tmp_path):
+    corpus = write(tmp_path / "tales.jsonl", tales(800))
+    started = time.monotonic()
+    assert run(command(corpus, tmp_path / "a", *OFFLINE, annotator="offline", part_chunks=10)).returncode == 0
+    seconds = time.monotonic() - started
+    argv = command(corpus, tmp_path / "b", *OFFLINE, annotator="offline", part_chunks=10)
+    killed_and_continued(argv, tmp_path / "b", kills=10, seed=0, seconds=seconds)
+    assert product(tmp_path / "b") == product(tmp_path / "a")
+
+
+@pytest.mark.parametrize("moment", ["workers start", "workers work"])
+def test_an_interrupt_ends_all_with_one_line(tmp_path, moment):
+    corpus = write(tmp_path / "tales.jsonl", tales(1500))
+    argv = command(corpus, tmp_path / "a", *OFFLINE, annotator="offline")
+    with Started(argv) as started:
+        if moment == "workers start":
+            until(lambda: len(started.alive()) >= 4)  # the command, two workers, and what tracks their semaphores
+        else:
+            until(lambda: finished(tmp_path / "a") > 2)
+        for pid in started.alive():  # a terminal tells the whole group
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+        _, err = started.process.communicate(timeout=30)
+        assert started.gone()
+    assert started.process.returncode == 130
+    lines = [line for line in err.splitlines() if line]
+    assert lines[-1] == "anchortrain: interrupted"
+    assert all(line.startswith(("index: ", "annotate: ")) for line in lines[:-1]), err
+
+
+def test_a_worker_that_dies_ends_the_job_with_one_line(tmp_path):
+    corpus = write(tmp_path / "tales.jsonl", tales(1500))
+    argv = command(corpus, tmp_path / "a", *OFFLINE, annotator="offline")
+    with Started(argv) as started:
+        until(lambda: finished(tmp_path / "a") > 2)
+        workers = [pid for pid in started.alive() if pid != started.process.pid]
+        os.kill(max(workers), signal.SIGKILL)
+        _, err = started.process.communicate(timeout=30)
+        assert started.gone()
+    assert started.process.returncode == 2
+    assert err.splitlines()[-1].startswith("anchortrain: error: a worker process died, of lack of memory perhaps")
+    assert "Traceback" not in err
