@@ -23,7 +23,7 @@ class ChunkConfig:
     tokenizer makes of English.
     """
 
-    min_tokens: int = 24
+    min_tokens: int = 64
     max_tokens: int = 400
     tokenizer: str = ""  # tokenizer.json or SentencePiece *.model to count with
 

@@ -1,6 +1,7 @@
 """Annotates a corpus on this machine. `directory` says what a job leaves behind."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from anchortrain.annotate.records import Record
 from anchortrain.annotate.workers import workers
 from anchortrain.errors import UserError
 from anchortrain.progress import Progress
+
+_HOPELESS = 100  # chunks that fail before any other is annotated: something is wrong with all of them
 
 
 def annotate(inputs: Sequence[str | Path], out: str | Path, annotating: Annotating) -> dict[str, Any]:
@@ -49,23 +52,25 @@ def _annotate_parts(job: Job, todo: Sequence[Part], annotate_all: AnnotateAll) -
         for run in _runs(job.index.parts, todo):
             yield from job.records(_joined(run), parse)
 
+    succeeded = failed = 0
     with Progress(job.index.chunks, "chunks", "annotate") as progress:
         progress.skip(job.index.chunks - sum(part.chunks for part in todo))
-        parts, failed = iter(todo), 0
-        part, writer, written = next(parts), None, 0
-        for record, answers in annotated(records(), annotate_all):
-            writer = writer or PartWriter(job.out, part.name, job.format)
-            writer.add(record, answers)
-            failed += sum(answer.failed is not None for answer in answers)
-            progress.update(len(answers), **({"set aside": failed} if failed else {}))
-            written += 1
-            if written == part.records:
-                writer.finish()
-                part, writer, written = next(parts, part), None, 0
-    if writer is not None:
-        raise UserError(
-            "ended within a part", where=job.index.sources[part.source].path, mend="did it change meanwhile?"
-        )
+        found = annotated(records(), annotate_all)
+        for part in todo:
+            writer = PartWriter(job.out, part.name, job.format)
+            for record, answers in itertools.islice(found, part.records):
+                writer.add(record, answers)
+                succeeded += sum(answer.annotation is not None for answer in answers)
+                reasons = [answer.failed for answer in answers if answer.failed is not None]
+                failed += len(reasons)
+                if reasons and not succeeded and failed >= _HOPELESS:
+                    what = f"the first {failed} chunks all failed, the last one because: {reasons[-1]}"
+                    raise UserError(what, mend="what was answered is saved; mend this and give the command again")
+                progress.update(len(answers), **({"set aside": failed} if failed else {}))
+            if writer.records < part.records:
+                where = job.index.sources[part.source].path
+                raise UserError("has fewer records than when it was indexed", where=where, mend="choose another --out")
+            writer.finish()
 
 
 def _runs(parts: Sequence[Part], todo: Sequence[Part]) -> list[list[Part]]:

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels", nargs="+", metavar="KEY=FIELD", help="fields that become tags, for --annotator labels"
     )
     chunks = parser.add_argument_group("chunks")
-    chunks.add_argument("--min_tokens", type=int, help="shorter paragraphs are joined (default 24)")
+    chunks.add_argument("--min_tokens", type=int, help="shorter paragraphs are joined (default 64)")
     chunks.add_argument("--max_tokens", type=int, help="longer ones are cut (default 400)")
     chunks.add_argument("--tokenizer", metavar="FILE", help="counts tokens (default: words and marks)")
     server = parser.add_argument_group("language model")

@@ -1,8 +1,8 @@
 """The llm annotator: annotations from any server that has `/v1/chat/completions`.
 
-`settings` checks what the user set, `prompts` makes the request's messages, `client` sends one request, `replies` and
-`answers` read what comes back, `asker` decides what follows from it, `budget` and `cache` keep money and answers in one
-SQLite file (`database`), and `annotator` puts batches from several threads on one event loop.
+`settings` checks what the user set, `prompts` makes the request's messages, `client` sends one request, `answers`
+reads what comes back, `asker` decides what follows from it, `budget` and `cache` keep money and answers in one SQLite
+file (`database`), and `annotator` puts batches from several threads on one event loop.
 """
 
 from anchortrain.annotate.llm.annotator import LlmAnnotator
