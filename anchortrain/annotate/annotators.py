@@ -67,20 +67,29 @@ def fit(annotating: Annotating, schema: Schema, sample: Sequence[Passage], direc
         offline.fit(suited, schema, annotating.offline, annotating.annotate.seed, directory / _MODEL)
 
 
-def open_annotator(annotating: Annotating, schema: Schema, directory: Path) -> Annotator:
-    """The annotator of a job, ready to work; `directory` is the job's. The caller closes it."""
-    return _Joined([_open(name, annotating, schema, directory) for name in names(annotating)], schema)
+def open_annotator(
+    annotating: Annotating, schema: Schema, directory: Path, *, llm_directory: Path | None = None
+) -> Annotator:
+    """The annotator of a job, ready to work; the caller closes it.
+
+    Args:
+      annotating, schema: of the job.
+      directory: the job's.
+      llm_directory: of a language model's cache and spending, elsewhere than in the job's.
+    """
+    places = {"offline": directory / _MODEL, "llm": llm_directory or directory / _LLM, "labels": directory}
+    return _Joined([_open(name, annotating, schema, places[name]) for name in names(annotating)], schema)
 
 
-def _open(name: str, annotating: Annotating, schema: Schema, directory: Path) -> Annotator:
+def _open(name: str, annotating: Annotating, schema: Schema, place: Path) -> Annotator:
     if name == "offline":
         from anchortrain.annotate.offline import OfflineAnnotator
 
-        return _Suited(OfflineAnnotator(directory / _MODEL, schema), schema)
+        return _Suited(OfflineAnnotator(place, schema), schema)
     if name == "llm":
         from anchortrain.annotate.llm import LlmAnnotator
 
-        return _Suited(LlmAnnotator(annotating.llm, schema, directory / _LLM), schema)
+        return _Suited(LlmAnnotator(annotating.llm, schema, place), schema)
     from anchortrain.annotate.labels import LabelsAnnotator
 
     return LabelsAnnotator(annotating.labels, schema)

@@ -7,8 +7,10 @@ SparkRunner elsewhere.
 """
 
 import contextlib
+import dataclasses
 import io
 import shlex
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,7 +53,7 @@ def annotate_on(
         if parts:
             _forget_errors(job)
             with _progress(job, parts):
-                _run(settings, job, parts)
+                _run(settings, job, parts, local=runner in _LOCAL)
             _raise_error(job)
         return finish(job)
 
@@ -82,20 +84,25 @@ def _settings(runner: str, options: str) -> PipelineOptions:
     return settings
 
 
-def _run(settings: PipelineOptions, job: Job, parts: Sequence[Part]) -> None:
+def _run(settings: PipelineOptions, job: Job, parts: Sequence[Part], *, local: bool) -> None:
+    # Workers have working directories of their own.
+    sources = [dataclasses.replace(one, path=str(Path(one.path).absolute())) for one in job.index.sources]
+    job = dataclasses.replace(job, index=dataclasses.replace(job.index, sources=sources))
     with beam.Pipeline(options=settings) as pipeline:
         names = pipeline | "parts" >> beam.Create([part.name for part in parts])
-        _ = names | beam.Reshuffle() | "annotate" >> beam.ParDo(_AnnotatePart(job))
+        _ = names | beam.Reshuffle() | "annotate" >> beam.ParDo(_AnnotatePart(job, local=local))
 
 
 class _AnnotatePart(beam.DoFn):
     """Annotates and writes the part of a name."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, *, local: bool) -> None:
+        self._job, self._local = job, local
 
     def setup(self) -> None:
-        self._annotator = open_annotator(self._job.annotating, self._job.schema, self._job.out)
+        # SQLite files cannot be shared by machines: each keeps the answers that it asked for.
+        llm = None if self._local else Path(tempfile.gettempdir()) / "anchortrain-llm"
+        self._annotator = open_annotator(self._job.annotating, self._job.schema, self._job.out, llm_directory=llm)
         self._parse = self._job.parser()
 
     def process(self, name: str) -> None:
