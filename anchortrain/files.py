@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Reading what a user names; writing files whole or not at all."""
 
 import json
 import os
@@ -6,6 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from anchortrain.errors import UserError
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """The UTF-8 text of a file that a user named, without a byte order mark. Raises UserError naming `what` it is."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {what}: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{what} is not UTF-8 text", where=str(path)) from None
 
 
 def write_bytes_atomic(path: str | Path, content: bytes) -> None:

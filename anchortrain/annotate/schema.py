@@ -27,6 +27,7 @@ from typing import Any
 from anchortrain.annotate.chunk_types import TYPES
 from anchortrain.annotation import MAX_VALUE_CHARACTERS, Annotation, AnnotationError, make_tag
 from anchortrain.errors import UserError
+from anchortrain.files import read_text
 from anchortrain.nearest import suggest
 
 CASES = ("lower", "keep")
@@ -122,13 +123,7 @@ class Schema:
 def load_schema(name: str) -> Schema:
     """One of ours by name, or the user's by path (`*.toml`). Raises UserError with file and field."""
     if name.endswith(".toml"):
-        try:
-            content = Path(name).read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot read the schema: {error.strerror}", where=name) from None
-        except UnicodeDecodeError:
-            raise UserError("the schema is not UTF-8 text", where=name) from None
-        return parse_schema(content, Path(name).stem, name)
+        return parse_schema(read_text(name, "the schema"), Path(name).stem, name)
     ours = schema_names()
     if name not in ours:
         raise UserError(f"unknown schema {name!r}", mend=f"{suggest(name, ours)} (or give a *.toml file)")

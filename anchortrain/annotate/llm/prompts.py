@@ -33,6 +33,7 @@ from typing import NamedTuple
 from anchortrain.annotate.passages import Passage
 from anchortrain.annotate.schema import Key, Schema
 from anchortrain.errors import UserError
+from anchortrain.files import read_text
 from anchortrain.nearest import suggest
 
 GENERAL = "general"  # the template of schemas that have none of their own
@@ -115,13 +116,7 @@ def load_template(path: str, schema: Schema) -> Template:
 
 def read_template(path: str) -> Template:
     """The template in a file. Raises UserError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read the template: {error.strerror}", where=path) from None
-    except UnicodeDecodeError:
-        raise UserError("the template is not UTF-8 text", where=path) from None
-    return parse_template(Source(Path(path).name, text, path))
+    return parse_template(Source(Path(path).name, read_text(path, "the template"), path))
 
 
 def parse_template(source: Source) -> Template:
