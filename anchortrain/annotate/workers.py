@@ -53,7 +53,6 @@ def workers(annotating: Annotating, schema: Schema, out: Path) -> Iterator[Annot
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(annotating, schema, out))
     with _closing(pool, lambda: None):
-        _start(pool)
         yield lambda passages: _ordered(pool, _annotate_here, passages, _BATCH, _IN_FLIGHT * count)
 
 
@@ -79,7 +78,8 @@ def _ordered(
     begun: deque = deque()
     try:
         for batch in _batches(passages, size):
-            begun.append(pool.submit(annotate, batch))
+            with _as_inherited():
+                begun.append(pool.submit(annotate, batch))
             if len(begun) >= in_flight:
                 yield from begun.popleft().result()
         while begun:
@@ -87,9 +87,6 @@ def _ordered(
     except BrokenProcessPool:
         mend = "the same command continues; fewer processes need less: --workers 1"
         raise UserError("a worker process died, of lack of memory perhaps", mend=mend) from None
-    finally:
-        for future in begun:
-            future.cancel()
 
 
 @contextlib.contextmanager
@@ -98,26 +95,28 @@ def _closing(pool: Executor, close: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        processes = list((getattr(pool, "_processes", None) or {}).values())  # the pool forgets them
-        pool.shutdown(wait=False, cancel_futures=True)
-        close()
+        processes = list((getattr(pool, "_processes", None) or {}).values())
         for process in processes:
             process.terminate()
+        # A pool whose processes have ended fails what is left. It hangs when it meets a future that was cancelled.
+        pool.shutdown(wait=bool(processes), cancel_futures=not processes)
+        close()
         raise
     pool.shutdown()
     close()
 
 
-def _start(pool: ProcessPoolExecutor) -> None:
-    """Starts the processes of a pool: without interrupts, which are this process's to handle, and with one thread each.
+@contextlib.contextmanager
+def _as_inherited() -> Iterator[None]:
+    """Processes begun here get no interrupts, which are this one's to handle, and have one thread each.
 
-    Both are inherited: a process that sets them itself is late, it has imported numpy then.
+    One that sees to this itself is late: it has imported numpy then.
     """
     threads = [name for name in _THREADS if name not in os.environ]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         os.environ.update(dict.fromkeys(threads, "1"))
-        pool.submit(int)  # the first one starts them all
+        yield
     finally:
         for name in threads:
             del os.environ[name]

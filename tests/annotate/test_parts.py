@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchortrain.annotate.index import Part
@@ -45,6 +45,7 @@ def answer(passages):
 
 
 @pytest.mark.parametrize("format", FORMATS)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_what_was_answered_stays_and_what_failed_is_mended(tmp_path_factory, format, data):
     out, part = tmp_path_factory.mktemp("part"), Part("part-00000", 0, START, 1, 1)

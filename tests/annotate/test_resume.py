@@ -13,29 +13,40 @@ from anchortrain.annotate.job import annotate
 from tests.annotate.jobs import Started, annotating, command, finished, product, run, tales, until, write
 
 
-def killed_and_continued(argv, out, *, kills, seed, seconds):
-    """Kills the command `kills` times at random moments of `seconds`, then lets it end. Returns parts at each kill."""
-    rng, seen = random.Random(seed), []
-    for _ in range(kills):
+def killed_and_continued(argv, out, *, kills, seed, parts, seconds):
+    """Kills the command `kills` times at random moments, then lets it end.
+
+    Every second time within its first `seconds`, the others after some more of its `parts`.
+    """
+    rng, seen = random.Random(seed), 0
+    for i in range(kills):
         with Started(argv) as started:
-            time.sleep(rng.uniform(0.1, seconds))
-            if started.process.poll() is not None:
-                break
+            if i % 2 == 0:
+                time.sleep(rng.uniform(0.05, seconds))
+            else:
+                reached(started, out, seen + rng.randrange(1, parts // kills))
+                time.sleep(rng.uniform(0, 0.02))
+            assert started.process.poll() is None, "it ended before it was killed"
             started.kill()
             assert started.gone(), "workers outlive the command"
-        seen.append(finished(out))
+        assert finished(out) >= seen, "what was finished is lost"
+        seen = finished(out)
+    assert 0 < seen < parts
     done = run(argv)
     assert done.returncode == 0, done.stderr
-    return seen
 
 
-@pytest.mark.parametrize(("format", "kills"), [("jsonl", 4), ("parquet", 2)])
+def reached(started, out, parts):
+    until(lambda: finished(out) >= parts or started.process.poll() is not None)
+
+
+@pytest.mark.parametrize(("format", "kills"), [("jsonl", 4), pytest.param("parquet", 6, marks=pytest.mark.slow)])
 def test_labels_killed_at_random_moments(tmp_path, format, kills):
     corpus = write(tmp_path / "tales.jsonl", tales(800))
     annotate([corpus], tmp_path / "a", annotating(part_chunks=5, format=format))
     argv = command(corpus, tmp_path / "b", "--format", format, part_chunks=5)
-    seen = killed_and_continued(argv, tmp_path / "b", kills=kills, seed=format, seconds=1.5)
-    assert seen == sorted(seen)  # nothing that is finished is lost
+    parts = finished(tmp_path / "a")
+    killed_and_continued(argv, tmp_path / "b", kills=kills, seed=format, parts=parts, seconds=0.4)
     assert product(tmp_path / "b") == product(tmp_path / "a")
 
 
@@ -76,12 +87,11 @@ def test_offline_killed_while_workers_work(tmp_path):
 
 @pytest.mark.slow
 def test_offline_killed_at_random_moments(tmp_path):
-    corpus = write(tmp_path / "tales.jsonl", tales(800))
-    started = time.monotonic()
+    corpus = write(tmp_path / "tales.jsonl", tales(4000))
     assert run(command(corpus, tmp_path / "a", *OFFLINE, annotator="offline", part_chunks=10)).returncode == 0
-    seconds = time.monotonic() - started
     argv = command(corpus, tmp_path / "b", *OFFLINE, annotator="offline", part_chunks=10)
-    killed_and_continued(argv, tmp_path / "b", kills=10, seed=0, seconds=seconds)
+    parts = finished(tmp_path / "a")
+    killed_and_continued(argv, tmp_path / "b", kills=10, seed=0, parts=parts, seconds=2.0)
     assert product(tmp_path / "b") == product(tmp_path / "a")
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchortrain.annotate.chunk_types import TYPES
@@ -63,6 +63,7 @@ def test_a_value_is_plain_text_whatever_goes_in(key, text):
         assert parse(render((Tag("topic", value),))) == (("topic", value),)
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(st.sampled_from(["topic", "character", "sentiment", "other", "<ann>"]), st.lists(TEXTS)))
 def test_an_annotation_is_what_is_read_back(found):
     tags = STORIES.annotation(found, "prose")
@@ -70,6 +71,7 @@ def test_an_annotation_is_what_is_read_back(found):
     assert len({(key, value.lower()) for key, value in tags}) == len(tags)
 
 
+@settings(max_examples=50)
 @given(st.lists(TEXTS, min_size=1), TEXTS)
 def test_no_value_has_a_control_token(tokenizer, texts, prompt):
     vocabulary = Vocabulary.from_path(str(tokenizer))
