@@ -10,7 +10,8 @@ import time
 import pytest
 
 from anchortrain.annotate.job import annotate
-from tests.annotate.jobs import Started, annotating, command, finished, product, run, tales, until, write
+from anchortrain.data.records import read_instructions
+from tests.annotate.jobs import Started, annotating, command, error, finished, product, run, tales, until, write
 
 
 def killed_and_continued(argv, out, *, kills, seed, parts, seconds):
@@ -101,7 +102,7 @@ def test_an_interrupt_ends_all_with_one_line(tmp_path, moment):
     argv = command(corpus, tmp_path / "a", *OFFLINE, annotator="offline")
     with Started(argv) as started:
         if moment == "workers start":
-            until(lambda: len(started.alive()) >= 4)  # the command, two workers, and what tracks their semaphores
+            until(lambda: len(started.alive()) >= 4)  # the command, two workers, and Python's tracker of resources
         else:
             until(lambda: finished(tmp_path / "a") > 2)
         for pid in started.alive():  # a terminal tells the whole group
@@ -113,6 +114,25 @@ def test_an_interrupt_ends_all_with_one_line(tmp_path, moment):
     lines = [line for line in err.splitlines() if line]
     assert lines[-1] == "anchortrain: interrupted"
     assert all(line.startswith(("index: ", "annotate: ")) for line in lines[:-1]), err
+
+
+def test_what_a_worker_cannot_do_is_told_in_one_line(tmp_path):
+    corpus = write(tmp_path / "tales.jsonl", tales(100))
+    argv = command(corpus, tmp_path / "a", *OFFLINE, annotator="offline")
+    assert run(argv).returncode == 0
+    (tmp_path / "a" / "part-00001.jsonl").unlink()
+    for path in (tmp_path / "a" / "model").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    assert str(tmp_path / "a" / "model") in error(run(argv))
+
+
+def test_long_passages_block_no_pipe(tmp_path):
+    text = "The fox met Anna near the mill. " * 10_000
+    rows = [{"prompt": f"Tell {i}.", "response": f"{i} {text}"} for i in range(40)]
+    corpus = write(tmp_path / "a.jsonl", rows)
+    argv = command(corpus, tmp_path / "a", "--kind", "instructions", "--workers", "2", annotator="offline")
+    assert run(argv).returncode == 0
+    assert [one.response for one in read_instructions([tmp_path / "a"])] == [row["response"] for row in rows]
 
 
 def test_a_worker_that_dies_ends_the_job_with_one_line(tmp_path):
