@@ -1,5 +1,7 @@
 """What every test shares: a quiet CPU with eight simulated devices, and the data beside the project."""
 
+import importlib
+import importlib.util
 import os
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +33,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Commands keep compiled programs in the user's home.
 os.environ["ANCHORTRAIN_CACHE"] = "off"
+
+# PyTorch's CUDA build brings triton, which ends the process when it is imported after TensorFlow.
+if importlib.util.find_spec("triton"):
+    importlib.import_module("triton")
 
 ROOT = Path(__file__).resolve().parent.parent
 

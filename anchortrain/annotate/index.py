@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import heapq
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -111,7 +111,13 @@ def check_unchanged(sources: Sequence[Source]) -> None:
 
 
 def records_of(
-    source: Source, parse: Parser, *, start: Position, set_aside: bool, bad: TextIO | None = None
+    source: Source,
+    parse: Parser,
+    *,
+    start: Position,
+    set_aside: bool,
+    bad: TextIO | None = None,
+    seen: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[Position, Record]]:
     """The records of a source from a position on.
 
@@ -121,8 +127,9 @@ def records_of(
       start: position of the first.
       set_aside: leave out bad records in place of raising UserError at the first.
       bad: file that gets a line of JSON for each record left out.
+      seen: told how many bytes of the source have been read.
     """
-    for position, line in read_from(Path(source.path), start, prefix=source.prefix):
+    for position, line in read_from(Path(source.path), start, prefix=source.prefix, seen=seen):
         try:
             yield position, parse(line)
         except UserError as error:
@@ -157,27 +164,33 @@ def make_index(
     skipped = _Counter(bad)
     for path, prefix in paths:
         sources.append(_source(path, prefix))
-    with Progress(0, "chunks", "index") as progress:
+    with Progress(sum(source.bytes for source in sources), "bytes", "index") as progress:
+        total = 0
         for number, source in enumerate(sources):
-            start, records, chunks = None, 0, 0
-            for position, record in records_of(source, parse, start=START, set_aside=set_aside, bad=skipped):
+            begin, start, records, chunks = progress.done, None, 0, 0
+
+            def seen(read: int, begin: int = begin) -> None:
+                progress.update(begin + read - progress.done)
+
+            options = {"start": START, "set_aside": set_aside, "bad": skipped, "seen": seen}
+            for position, record in records_of(source, parse, **options):
                 hashes.append(_hash(record.id))
                 sample.add(record)
                 start = position if start is None else start
-                records, chunks = records + 1, chunks + len(record.texts)
-                progress.update(len(record.texts))
+                records, chunks, total = records + 1, chunks + len(record.texts), total + len(record.texts)
+                progress.update(chunks=total)
                 if chunks >= part_chunks:
                     parts.append(Part(f"part-{len(parts):05d}", number, start, records, chunks))
                     start, records, chunks = None, 0, 0
             if start is not None:
                 parts.append(Part(f"part-{len(parts):05d}", number, start, records, chunks))
+            seen(source.bytes)
     if not parts:
         where = ", ".join(source.path for source in sources)
         what = "every record is bad" if skipped.lines else "empty corpus: no records"
         raise UserError(what, where=where, mend=skipped.first and f"the first: {skipped.first}")
     _check_ids(hashes, sources, parse, set_aside)
-    total = [sum(part.records for part in parts), sum(part.chunks for part in parts)]
-    return Index(sources, parts, *total, skipped.lines)
+    return Index(sources, parts, len(hashes), total, skipped.lines)
 
 
 def _source(path: Path, prefix: str) -> Source:

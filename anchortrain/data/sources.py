@@ -10,7 +10,7 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -83,25 +83,28 @@ def _files_of(folder: Path) -> list[Path]:
     return [folder]
 
 
-def read_from(path: Path, start: Position = START, *, prefix: str | None = None) -> Iterator[tuple[Position, Line]]:
+def read_from(
+    path: Path, start: Position = START, *, prefix: str | None = None, seen: Callable[[int], None] = lambda _: None
+) -> Iterator[tuple[Position, Line]]:
     """The records of one file, or of a folder of texts, from a position on, each with its own.
 
     Args:
       path: one that `expand` returned.
       start: a position that this function gave before.
       prefix: of the ids of records without one; default the file's name.
+      seen: told how many bytes of the source have been read, before each record.
     """
     prefix = path.name if prefix is None else prefix
     number = start.number
     try:
         if path.is_dir():
-            read = _read_folder(path, start)
+            read = _read_texts(_texts_of(path), start, seen)
         elif path.suffix == ".parquet":
-            read = _read_parquet(path, start, prefix)
+            read = _read_parquet(path, start, prefix, seen)
         elif path.suffix in TEXTS:
-            read = _read_texts([(path, prefix)], start)
+            read = _read_texts([(path, prefix)], start, seen)
         else:
-            read = _read_json_lines(path, start, prefix)
+            read = _read_json_lines(path, start, prefix, seen)
         for position, line in read:
             number = position.number + 1
             yield position, line
@@ -116,8 +119,10 @@ def _unreadable(error: OSError, path: Path) -> UserError:
     return UserError(f"cannot be read: {error.strerror or error}", where=str(error.filename or path))
 
 
-def _read_json_lines(path: Path, start: Position, prefix: str) -> Iterator[tuple[Position, Line]]:
-    with _opened(path) as file:
+def _read_json_lines(
+    path: Path, start: Position, prefix: str, seen: Callable[[int], None]
+) -> Iterator[tuple[Position, Line]]:
+    with open(path, "rb") as stored, _decompressed(stored, path.suffix) as file:
         number, offset = start if start.offset else START
         if offset:
             file.seek(offset)
@@ -127,6 +132,7 @@ def _read_json_lines(path: Path, start: Position, prefix: str) -> Iterator[tuple
                 raise UserError(what, where=f"{path}:{number + 1}", mend="put one record on each line")
             if number >= start.number and data.strip():
                 line = Line(data, f"{path}:{number + 1}", f"{prefix}:{number + 1}")
+                seen(stored.tell())
                 yield Position(number, offset if _is_plain(path) else 0), line
             number += 1
             offset += len(data)
@@ -143,12 +149,12 @@ class _Damaged(Exception):
 class _Zstandard(io.RawIOBase):
     """The content of a zstd file. The library's own reader takes a frame that is cut short for the end of the file."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb")
-        self._blocks = self._decompressed()
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._blocks = self._read_frames()
         self._block = memoryview(b"")
 
-    def _decompressed(self) -> Iterator[bytes]:
+    def _read_frames(self) -> Iterator[bytes]:
         import zstandard
 
         library = zstandard.ZstdDecompressor()
@@ -177,18 +183,16 @@ class _Zstandard(io.RawIOBase):
         buffer[:size], self._block = self._block[:size], self._block[size:]
         return size
 
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+
+def _decompressed(file: IO[bytes], suffix: str) -> IO[bytes]:
+    if suffix == ".zst":
+        return io.BufferedReader(_Zstandard(file), 1 << 20)
+    return gzip.GzipFile(fileobj=file) if suffix == ".gz" else file
 
 
-def _opened(path: Path) -> IO[bytes]:
-    if path.suffix == ".zst":
-        return io.BufferedReader(_Zstandard(path), 1 << 20)
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-
-
-def _read_parquet(path: Path, start: Position, prefix: str) -> Iterator[tuple[Position, Line]]:
+def _read_parquet(
+    path: Path, start: Position, prefix: str, seen: Callable[[int], None]
+) -> Iterator[tuple[Position, Line]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -197,7 +201,9 @@ def _read_parquet(path: Path, start: Position, prefix: str) -> Iterator[tuple[Po
             number, groups = 0, list(range(file.num_row_groups))
             while groups and number + file.metadata.row_group(groups[0]).num_rows <= start.number:
                 number += file.metadata.row_group(groups.pop(0)).num_rows
+            size, rows = path.stat().st_size, file.metadata.num_rows
             for batch in file.iter_batches(batch_size=_ROWS, row_groups=groups):
+                seen(size * number // rows)
                 for row in batch.to_pylist():
                     if number >= start.number:
                         where = f"{path}:{number + 1}"
@@ -221,16 +227,16 @@ def _texts_of(folder: Path) -> Iterator[tuple[Path, str]]:
             yield path, path.relative_to(folder).as_posix()
 
 
-def _read_folder(folder: Path, start: Position) -> Iterator[tuple[Position, Line]]:
-    return _read_texts(_texts_of(folder), start)
-
-
-def _read_texts(files: Iterable[tuple[Path, str]], start: Position) -> Iterator[tuple[Position, Line]]:
+def _read_texts(
+    files: Iterable[tuple[Path, str]], start: Position, seen: Callable[[int], None]
+) -> Iterator[tuple[Position, Line]]:
     """One record for each file: its name is the id, and empty files are left out as blank lines are."""
+    read = 0
     for number, (path, name) in enumerate(files):
         if number < start.number:
             continue
-        if path.stat().st_size > MAX_LINE_BYTES:
+        size = path.stat().st_size
+        if size > MAX_LINE_BYTES:
             what = f"a text of more than {MAX_LINE_BYTES >> 20} MiB"
             raise UserError(what, where=str(path), mend="cut it into several files")
         content = path.read_bytes()
@@ -244,6 +250,8 @@ def _read_texts(files: Iterable[tuple[Path, str]], start: Position) -> Iterator[
             raise UserError(what, where=str(path), mend="save the file as UTF-8, or remove it") from None
         if "\0" in text:
             raise UserError("it has NUL characters: this is no text", where=str(path), mend="remove the file")
+        read += size
+        seen(read)
         yield Position(number), Line(json.dumps({"text": text}).encode(), str(path), name)
 
 

@@ -95,7 +95,8 @@ def _factorise(rows: Sequence[tuple["np.ndarray", "np.ndarray"]], size: int, cou
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # topics are stable long before the last digit is
         model = NMF(count, init="nndsvda" if count < min(matrix.shape) else "random", max_iter=25, random_state=seed)
-        model.fit(matrix)
+        with np.errstate(invalid="ignore"):  # an error that rounding makes negative has no root
+            model.fit(matrix)
     return model.components_
 
 
