@@ -30,7 +30,8 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._write(time.monotonic(), last=True)
+        if kind is None or self.done > self._skipped:  # of what failed at once there is nothing to tell
+            self._write(time.monotonic(), last=True)
 
     def update(self, n: int = 0, **fields: Field) -> None:
         """Counts `n` more units; `fields` (such as loss=2.31) are shown until they are replaced."""

@@ -49,11 +49,18 @@ def annotate_on(
     if "llm" in names(annotating) and runner not in _LOCAL:
         _check_budget(annotating)
     with opened(inputs, Path(out).absolute(), annotating) as job:
-        parts = [*job.todo(), *job.broken()]
+        todo = job.todo()
+        for part in todo:  # a worker takes what has a state for finished
+            (job.out / STATE / f"{part.name}.json").unlink(missing_ok=True)
+        parts = [*todo, *(part for part in job.broken() if part not in todo)]
         if parts:
             _forget_errors(job)
-            with _progress(job, parts):
-                _run(settings, job, parts, local=runner in _LOCAL)
+            try:
+                with _progress(job, parts):
+                    _run(settings, job, parts, local=runner in _LOCAL)
+            except (ValueError, RuntimeError) as error:  # a runner without what it needs; what is wrong is in the text
+                said = (str(error).splitlines() or ["no reason given"])[0]
+                raise UserError(f"{runner} failed: {said}", mend="see --runner_options") from None
             _raise_error(job)
         return finish(job)
 

@@ -27,7 +27,7 @@ from anchortrain.annotate.parts import FORMATS, State, file_of, read_state
 from anchortrain.annotate.records import Names, Parser, Record, parser
 from anchortrain.annotate.schema import Schema, load_schema
 from anchortrain.data.records import KINDS
-from anchortrain.data.sources import JOB, check_name, digest_if_named, expand
+from anchortrain.data.sources import JOB, check_name, digest, digest_if_named, expand
 from anchortrain.errors import UserError
 from anchortrain.files import write_json_atomic
 from anchortrain.nearest import suggest
@@ -35,6 +35,7 @@ from anchortrain.nearest import suggest
 FORMAT = 1
 BAD_RECORDS = "bad_records.jsonl"
 _LOCK = ".lock"
+_MAX_SEED = 2**32 - 1
 _BAD_RECORDS = ("stop", "set_aside")
 _DEFAULT_SCHEMAS = {"documents": "web", "instructions": "instructions"}
 
@@ -53,8 +54,9 @@ class Job:
         return self.annotating.annotate.format
 
     def todo(self) -> list[Part]:
-        """The parts that are not finished, or were removed."""
-        return [part for part in self.index.parts if self.state(part) is None]
+        """The parts that are not finished, or whose file is not what was written."""
+        states = [(part, self.state(part)) for part in self.index.parts]
+        return [part for part, state in states if state is None or digest(self._file(part)) != state.sha256]
 
     def broken(self) -> list[Part]:
         """The finished parts with chunks that failed."""
@@ -63,7 +65,10 @@ class Job:
 
     def state(self, part: Part) -> State | None:
         """What a part holds; None when it is not finished, or its file was removed."""
-        return read_state(self.out, part.name) if file_of(self.out, part.name, self.format).exists() else None
+        return read_state(self.out, part.name) if self._file(part).exists() else None
+
+    def _file(self, part: Part) -> Path:
+        return file_of(self.out, part.name, self.format)
 
     def records(self, part: Part, parse: Parser) -> Iterator[Record]:
         """The records of a part."""
@@ -136,6 +141,9 @@ def _prefixed(paths: Sequence[Path]) -> list[tuple[Path, str]]:
     """Each path with the prefix of ids of its records: its name, or where two are called alike, all of it."""
     for path in paths:
         check_name(path)
+    twice = [path for path, n in Counter(paths).items() if n > 1]
+    if twice:
+        raise UserError("is given twice", where=str(twice[0]), mend="name each input once")
     names = Counter(path.name for path in paths)
     return [(path, path.name if names[path.name] == 1 else str(path)) for path in paths]
 
@@ -180,6 +188,9 @@ def _difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | No
             if found := _difference(old.get(key), new.get(key), f"{name}.{key}" if name else key):
                 return found
         return None
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return next((found for i, (a, b) in pairs if (found := _difference(a, b, f"{name}[{i}]"))), None)
     return None if old == new else (name, old, new)
 
 
@@ -235,6 +246,8 @@ def check(annotating: Annotating) -> None:
     for name, (value, smallest) in least.items():
         if value < smallest:
             raise UserError(f"{name} must be at least {smallest}, got {value}")
+    if settings.seed > _MAX_SEED:
+        raise UserError(f"AnnotateConfig.seed must be at most {_MAX_SEED}, got {settings.seed}")
     if chunk.min_tokens > chunk.max_tokens:
         what = f"ChunkConfig.min_tokens ({chunk.min_tokens}) is above ChunkConfig.max_tokens ({chunk.max_tokens})"
         raise UserError(what)

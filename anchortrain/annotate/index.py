@@ -188,7 +188,7 @@ def make_index(
     if not parts:
         where = ", ".join(source.path for source in sources)
         what = "every record is bad" if skipped.lines else "empty corpus: no records"
-        raise UserError(what, where=where, mend=skipped.first and f"the first: {skipped.first}")
+        raise UserError(what, where=where, mend=f"the first: {skipped.first}" if skipped.first else None)
     _check_ids(hashes, sources, parse, set_aside)
     return Index(sources, parts, len(hashes), total, skipped.lines)
 

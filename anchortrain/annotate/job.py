@@ -34,7 +34,8 @@ def annotate(inputs: Sequence[str | Path], out: str | Path, annotating: Annotati
       UserError: on bad input or settings, and when nothing more can be done. What is finished stays.
     """
     with opened(inputs, Path(out), annotating) as job:
-        todo, broken = job.todo(), job.broken()
+        todo = job.todo()
+        broken = [part for part in job.broken() if part not in todo]
         if todo or broken:
             with workers(annotating, job.schema, job.out) as annotate_all:
                 _annotate_parts(job, todo, annotate_all)

@@ -112,7 +112,8 @@ def _given_chunks(value: list[Any], field: str, where: str) -> list[str]:
 
 def _instruction(line: Line, names: Names) -> Record:
     value = load_object(line)
-    if names.messages in value and names.response not in value:
+    asked = names.prompt.partition("+")[0]
+    if names.messages in value and not (asked in value and names.response in value):
         prompt, response = _conversation(value[names.messages], names.messages, line.where)
         used: set[str] = set()
     else:
@@ -133,7 +134,8 @@ def _instruction(line: Line, names: Names) -> Record:
 def _conversation(value: Any, field: str, where: str) -> tuple[str, str]:
     """Prompt and response of a chat: its last message is the response, all before it the prompt."""
     if not isinstance(value, list) or not value:
-        raise UserError(f"field {field!r} must be a list of messages, got {named(value)}", where=where)
+        got = "an empty one" if value == [] else named(value)
+        raise UserError(f"field {field!r} must be a list of messages, got {got}", where=where)
     turns = []
     for i, one in enumerate(value):
         name = f"{field}[{i}]"

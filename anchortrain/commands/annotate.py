@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     more = parser.add_argument_group("many machines")
     more.add_argument("--runner", metavar="NAME", help="Apache Beam's: DirectRunner, FlinkRunner, DataflowRunner, …")
     more.add_argument(
-        "--runner_options", default="", metavar="TEXT", help="options for it, quoted: '--direct_num_workers=2'"
+        "--runner_options", default="", metavar="TEXT", help="its options: --runner_options='--direct_num_workers=2'"
     )
 
 
@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     from anchortrain.errors import UserError
 
     annotating = configuration(args)
+    _check(args, annotating)
     if args.runner:
         manifest = _beam().annotate_on(args.runner, args.runner_options, args.inputs, args.out, annotating)
     elif args.runner_options:
@@ -85,6 +86,17 @@ def run(args: argparse.Namespace) -> int:
     else:
         manifest = annotate(args.inputs, args.out, annotating)
     return tell(args.out, manifest)
+
+
+def _check(args: argparse.Namespace, annotating: "Annotating") -> None:
+    """Raises UserError on options that would have no effect, and on empty paths."""
+    from anchortrain.errors import UserError
+
+    for option, annotator in {"endpoint": "llm", "model": "llm", "labels": "labels"}.items():
+        if getattr(args, option) is not None and annotator not in annotating.annotate.annotator.split("+"):
+            raise UserError(f"--{option} has no effect without --annotator {annotator}", mend="add it")
+    if not args.out or not all(args.inputs):
+        raise UserError("an empty path", where="--inputs" if args.out else "--out", mend="is a variable unset?")
 
 
 def _beam() -> ModuleType:
@@ -134,6 +146,11 @@ def tell(out: str, manifest: dict) -> int:
             f"warning: {manifest['bad_records']} bad records were left out, see {out}/bad_records.jsonl",
             file=sys.stderr,
         )
+    if not manifest["annotated"]:
+        print("warning: no chunk got a tag: are schema and fields the right ones?", file=sys.stderr)
+    elif 2 * manifest["unannotated"] > manifest["chunks"] and manifest["annotator"] != "labels":
+        what = f"the schema suits {manifest['chunks'] - manifest['unannotated']} of {manifest['chunks']} chunks"
+        print(f"warning: {what}; --schema takes another", file=sys.stderr)
     if manifest["failed"]:
         what = f"{manifest['failed']} chunks failed, see {out}/failed.jsonl; the same command asks for them again"
         print(f"warning: {what}", file=sys.stderr)

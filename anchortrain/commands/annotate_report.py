@@ -25,9 +25,14 @@ def run(args: argparse.Namespace) -> int:
 
     from anchortrain.annotate.report.statistics import make_report
     from anchortrain.annotate.report.text import format_text
+    from anchortrain.data.sources import check_apart
     from anchortrain.errors import UserError
     from anchortrain.files import write_json_atomic, write_text_atomic
 
+    for path in filter(None, (args.out, args.json)):
+        check_apart(path, args.sources)
+    if args.out and args.out == args.json:
+        raise UserError("--out and --json name the same file", mend="give each its own")
     if args.sample < 1 or args.examples < 0:
         raise UserError("--sample must be positive and --examples must not be negative")
     report = make_report(args.sources, tokenizer=args.tokenizer, sample=args.sample, examples=args.examples)

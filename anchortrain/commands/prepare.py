@@ -5,7 +5,7 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", required=True, choices=("documents", "instructions"))
-    parser.add_argument("--inputs", nargs="+", required=True, metavar="FILE", help="JSONL files, plain or .gz")
+    parser.add_argument("--inputs", nargs="+", required=True, metavar="FILE", help="files or folders of records")
     parser.add_argument("--tokenizer", required=True, metavar="FILE", help="tokenizer.json or SentencePiece *.model")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to make")
     parser.add_argument("--plain", action="store_true", help="leave all annotations out")

@@ -4,10 +4,12 @@ Everything is streamed as JSON lines, whatever it was: a row of Parquet becomes 
 one with the field `text`. So there is one format behind this module (docs/data.md), and one way to name a place in it.
 """
 
+import base64
 import gzip
 import hashlib
 import io
 import json
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -73,14 +75,30 @@ def _files_of(folder: Path) -> list[Path]:
         if MANIFEST not in names:
             mend = "give the command that made it again"
             raise UserError("the annotation of this corpus is not finished", where=str(folder), mend=mend)
-        return [folder / name for name in names if name.startswith(PART) and name.endswith(_LINES)]
+        return _parts_of(folder)
     files = [folder / name for name in names if name.endswith(_LINES)]
     if files:
+        texts = sum(name.endswith(TEXTS) for name in names)
+        if texts:
+            print(f"warning: {folder}: {texts} texts beside the files of records are not read", file=sys.stderr)
         return files
     if next(_texts_of(folder), None) is None:
         mend = f"it needs files {', '.join(f'*{suffix}' for suffix in (*_LINES[:1], '.parquet', *TEXTS))}"
         raise UserError("no records in this folder", where=str(folder), mend=mend)
     return [folder]
+
+
+def _parts_of(folder: Path) -> list[Path]:
+    """The parts of a finished job. Raises UserError when one is missing."""
+    where = folder / MANIFEST
+    try:
+        parts = [folder / one["file"] for one in json.loads(where.read_text(encoding="utf-8"))["parts"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"damaged manifest: {error}", where=str(where), mend="annotate again") from None
+    for part in parts:
+        if not part.exists():
+            raise UserError("this part of the annotation is missing", where=str(part), mend="annotate again")
+    return parts
 
 
 def read_from(
@@ -215,9 +233,15 @@ def _read_parquet(
         raise UserError(what, where=str(path)) from None
 
 
-def _plain(value: Any) -> str:
-    """What JSON has no type for: times and decimals as text, bytes as the text that they hold."""
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+def _plain(value: Any) -> str | dict[str, str]:
+    """What JSON has no type for: times and decimals as text, bytes as the text that they hold, or in base64."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        # An image, perhaps, in a field that nobody asked for. Where a text is expected an object is refused.
+        return {"base64": base64.b64encode(value).decode()}
 
 
 def _texts_of(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -280,3 +304,14 @@ def digest(path: Path) -> str:
     for one, name in _texts_of(path):
         total.update(f"{digest(one)} {name}\n".encode())
     return total.hexdigest()
+
+
+def check_apart(out: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Raises UserError when the file `out` is a folder, one of the inputs, or a part of a job among them."""
+    place = Path(out).resolve()
+    if place.is_dir():
+        raise UserError("is a folder", where=str(out), mend="name a file")
+    of_a_job = place.name.startswith(PART) or place.name in (JOB, MANIFEST)
+    for source in (Path(one).resolve() for one in inputs):
+        if place == source or of_a_job and place.parent == source:
+            raise UserError("would overwrite what is read", where=str(out), mend="choose another place")

@@ -196,7 +196,9 @@ def test_what_decides_the_result_may_not_change_within_a_job(corpus, tmp_path):
     with pytest.raises(UserError, match=r"annotators.labels.fields.genre = 'genre', now it is None"):
         annotate([corpus], tmp_path / "a", annotating(LabelsConfig__fields={"kind": "genre"}))
     with pytest.raises(UserError, match="was begun with other inputs"):
-        annotate([corpus, corpus], tmp_path / "a", annotating())
+        annotate([write(tmp_path / "other.jsonl", tales(3))], tmp_path / "a", annotating())
+    with pytest.raises(UserError, match="is given twice; name each input once"):
+        annotate([corpus, corpus], tmp_path / "b", annotating())
     os.utime(corpus)
     annotate([corpus], tmp_path / "a", annotating())  # touched, but the same
     with open(corpus, "a") as file:
@@ -280,3 +282,20 @@ def test_a_lone_surrogate_in_a_field_is_kept_as_it_was(tmp_path):
         assert [document.chunks[0].annotation for document in read_documents([tmp_path / format])] == [
             (Tag("genre", "x"),)
         ]
+
+
+def test_a_part_that_was_damaged_is_made_again(corpus, tmp_path):
+    manifest = annotate([corpus], tmp_path / "a", annotating())
+    damaged = tmp_path / "a" / manifest["parts"][1]["file"]
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[: len(content) // 2])
+    assert annotate([corpus], tmp_path / "a", annotating()) == manifest and damaged.read_bytes() == content
+
+
+def test_a_difference_within_a_schema_is_named(corpus, tmp_path):
+    schema = "[keys.genre]\nmost = {most}\n[keys.other]\n"
+    (tmp_path / "mine.toml").write_text(schema.format(most=2))
+    annotate([corpus], tmp_path / "a", annotating(schema=str(tmp_path / "mine.toml")))
+    (tmp_path / "mine.toml").write_text(schema.format(most=1))
+    with pytest.raises(UserError, match=r"schema.keys\[0\].most = 2, now it is 1"):
+        annotate([corpus], tmp_path / "a", annotating(schema=str(tmp_path / "mine.toml")))

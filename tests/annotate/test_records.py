@@ -140,7 +140,7 @@ BAD = [
     ),
     ("instructions", {"prompt": "a", "response": ""}, "field 'response' is empty"),
     ("instructions", {"prompt": 1, "response": "a"}, "field 'prompt' must be a string, got a number"),
-    ("instructions", {"messages": []}, "field 'messages' must be a list of messages, got a list"),
+    ("instructions", {"messages": []}, "field 'messages' must be a list of messages, got an empty one"),
     ("instructions", {"messages": "Hi."}, "field 'messages' must be a list of messages, got a string"),
     ("instructions", {"messages": ["Hi."]}, "messages[0] is no message; a message has a 'role' (user, assistant,"),
     ("instructions", message(role="User"), "messages[0] is no message"),

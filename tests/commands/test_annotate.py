@@ -134,3 +134,29 @@ def test_tokenizer_prepare_and_inspect_take_the_product_as_it_is(corpus, tmp_pat
     assert cli.main(["inspect", prepared, "--rows", "1", "--no-color"]) == 0
     shown = capsys.readouterr().out
     assert "ANNOTATION_VALUE" in shown and "kind" in shown.replace("|", "")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--endpoint", "http://127.0.0.1:9/v1"], "--endpoint has no effect without --annotator llm"),
+        (["--labels", "genre"], "--labels has no effect without --annotator labels"),
+        (["--seed", str(2**32)], "AnnotateConfig.seed must be at most 4294967295"),
+        (["--inputs", ""], "--inputs: an empty path"),
+        (["--out", ""], "--out: an empty path"),
+    ],
+)
+def test_what_would_have_no_effect_or_another_one_is_refused(tmp_path, capsys, options, message):
+    corpus = write(tmp_path / "a.jsonl", tales(3))
+    argv = ["annotate", "--inputs", str(corpus), "--out", str(tmp_path / "out"), *options]
+    assert cli.main(argv) == 2
+    captured = capsys.readouterr().err
+    assert captured.startswith(f"anchortrain: error: {message}") and captured.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_annotated_is_told(tmp_path, capsys):
+    corpus = write(tmp_path / "a.jsonl", tales(3))
+    argv = ["annotate", "--inputs", str(corpus), "--out", str(tmp_path / "out"), "--annotator", "labels"]
+    assert cli.main([*argv, "--labels", "nowhere"]) == 0
+    assert "warning: no chunk got a tag" in capsys.readouterr().err

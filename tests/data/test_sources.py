@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from anchortrain.data.records import load_object, read_documents
-from anchortrain.data.sources import MAX_LINE_BYTES, START, digest, expand, read_from, read_lines
+from anchortrain.data.sources import MAX_LINE_BYTES, START, check_apart, digest, expand, read_from, read_lines
 from anchortrain.errors import UserError
 
 RECORDS = [{"text": f"Tale {i} – ü\n\nend", "n": i, "tags": ["a", None]} for i in range(700)]
@@ -94,8 +94,32 @@ def test_a_job_is_read_when_it_is_finished(tmp_path):
         write(tmp_path / name, RECORDS[:2])
     with pytest.raises(UserError, match="not finished; give the command that made it again"):
         expand([tmp_path])
-    (tmp_path / "manifest.json").write_text("{}")
+    parts = [{"file": "part-00000.jsonl"}, {"file": "part-00001.jsonl"}]
+    (tmp_path / "manifest.json").write_text(json.dumps({"parts": parts}))
     assert [path.name for path in expand([tmp_path])] == ["part-00000.jsonl", "part-00001.jsonl"]
+    (tmp_path / "part-00001.jsonl").unlink()
+    with pytest.raises(UserError, match="part-00001.jsonl: this part of the annotation is missing; annotate again"):
+        expand([tmp_path])
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="damaged manifest"):
+        expand([tmp_path])
+
+
+def test_texts_beside_records_are_told_of(tmp_path, capsys):
+    write(tmp_path / "a.jsonl", RECORDS[:2])
+    (tmp_path / "b.txt").write_text("A fox.")
+    assert [path.name for path in expand([tmp_path])] == ["a.jsonl"]
+    assert "1 texts beside the files of records are not read" in capsys.readouterr().err
+
+
+def test_nothing_that_is_read_is_overwritten(tmp_path):
+    write(tmp_path / "a.jsonl", RECORDS[:2])
+    for out in ("a.jsonl", "part-00000.jsonl", "manifest.json"):
+        with pytest.raises(UserError, match=f"{out}: would overwrite what is read"):
+            check_apart(tmp_path / out, [tmp_path, tmp_path / "a.jsonl"])
+    with pytest.raises(UserError, match="is a folder"):
+        check_apart(tmp_path, [])
+    check_apart(tmp_path / "report.html", [tmp_path])
 
 
 def test_parquet_values_without_a_json_type_and_without_a_row(tmp_path):
@@ -107,8 +131,7 @@ def test_parquet_values_without_a_json_type_and_without_a_row(tmp_path):
     assert list(read_from(tmp_path / "b.parquet")) == []
     pq.write_table(pa.table({"text": [b"caf\xe9"]}), tmp_path / "c.parquet")
     ((_, line),) = read_from(tmp_path / "c.parquet")
-    with pytest.raises(UserError, match="c.parquet:1: invalid UTF-8"):
-        load_object(line)
+    assert load_object(line) == {"text": {"base64": "Y2Fm6Q=="}}
 
 
 @pytest.mark.parametrize("format", ["jsonl.gz", "jsonl.zst", "parquet"])
