@@ -32,6 +32,7 @@ from anchortrain.files import write_text_atomic
 from anchortrain.progress import Progress
 
 _LOOK_SECONDS = 1.0
+_MOST_SAID = 400  # characters of what Beam says
 _LOCAL = ("DirectRunner", "PrismRunner")  # one machine: what is counted in a file is counted for all
 
 
@@ -59,8 +60,7 @@ def annotate_on(
                 with _progress(job, parts):
                     _run(settings, job, parts, local=runner in _LOCAL)
             except (ValueError, RuntimeError) as error:  # a runner without what it needs; what is wrong is in the text
-                said = (str(error).splitlines() or ["no reason given"])[0]
-                raise UserError(f"{runner} failed: {said}", mend="see --runner_options") from None
+                raise UserError(f"{runner} failed: {str(error)[:_MOST_SAID]}", mend="see --runner_options") from None
             _raise_error(job)
         return finish(job)
 
