@@ -27,7 +27,7 @@ from anchortrain.annotate.parts import FORMATS, State, file_of, read_state
 from anchortrain.annotate.records import Names, Parser, Record, parser
 from anchortrain.annotate.schema import Schema, load_schema
 from anchortrain.data.records import KINDS
-from anchortrain.data.sources import JOB, check_name, digest, digest_if_named, expand
+from anchortrain.data.sources import JOB, check_name, digest, digest_if_named, expand, prefixed
 from anchortrain.errors import UserError
 from anchortrain.files import write_json_atomic
 from anchortrain.nearest import suggest
@@ -94,7 +94,7 @@ def opened(inputs: Sequence[str | Path], out: Path, annotating: Annotating) -> I
     check(annotating)
     schema = load_schema(annotating.annotate.schema or _DEFAULT_SCHEMAS[annotating.annotate.kind])
     identity = identity_of(annotating, schema)
-    paths = _prefixed(expand(inputs))
+    paths = prefixed(_checked(expand(inputs)))
     fresh = not out.exists()
     if not fresh and not (out / JOB).exists() and any(one.name not in (_LOCK,) for one in _listed(out)):
         raise UserError("is not empty and no annotation job", where=str(out), mend="choose another --out")
@@ -137,15 +137,14 @@ def _locked(out: Path, fresh: bool) -> Iterator[None]:
                     out.rmdir()
 
 
-def _prefixed(paths: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Each path with the prefix of ids of its records: its name, or where two are called alike, all of it."""
+def _checked(paths: Sequence[Path]) -> Sequence[Path]:
+    """Raises UserError on a path that is given twice, or whose name is no text."""
     for path in paths:
         check_name(path)
     twice = [path for path, n in Counter(paths).items() if n > 1]
     if twice:
         raise UserError("is given twice", where=str(twice[0]), mend="name each input once")
-    names = Counter(path.name for path in paths)
-    return [(path, path.name if names[path.name] == 1 else str(path)) for path in paths]
+    return paths
 
 
 def identity_of(annotating: Annotating, schema: Schema) -> dict[str, Any]:

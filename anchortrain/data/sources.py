@@ -12,7 +12,7 @@ import json
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -51,11 +51,15 @@ START = Position()
 
 def read_lines(paths: Iterable[str | Path]) -> Iterator[Line]:
     """The records of files and folders, blank lines left out. Raises UserError on what cannot be read."""
-    paths = expand(paths)
-    names = Counter(path.name for path in paths)
-    for path in paths:
-        for _, line in read_from(path, prefix=path.name if names[path.name] == 1 else str(path)):
+    for path, prefix in prefixed(expand(paths)):
+        for _, line in read_from(path, prefix=prefix):
             yield line
+
+
+def prefixed(paths: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Each path with the prefix of ids of records without one: its name, or where two are called alike, all of it."""
+    names = Counter(path.name for path in paths)
+    return [(path, path.name if names[path.name] == 1 else str(path)) for path in paths]
 
 
 def expand(paths: Iterable[str | Path]) -> list[Path]:

@@ -178,7 +178,7 @@ def test_odd_texts_and_tags_give_finite_figures(text, tag):
         SampledDocument(f"d{i}", (chunk(text.format("." * (i + 1)), [("k", tag.format(i))]), chunk(f"t{i}", None)))
         for i in range(120)
     ]
-    json.dumps(measure(rows), allow_nan=False)
+    assert json.dumps(measure(rows), allow_nan=False)  # which raises on NaN
 
 
 def test_human_labels_of_real_tales(tmp_path):
