@@ -51,7 +51,13 @@ class LossConfig:
     objective: str = "masked"  # for prepared instructions: "masked" or "unmasked"
     syntax_share: float = 0.003  # of examples, under "masked" (paper, section 3)
     anchor_weight: float = 0.0  # lambda; 0 switches the anchor off
-    anchor_direction: str = "forward"  # KL(ref || model); "reverse" is KL(model || ref)
+    # Nats per annotation. Above 0 lambda, which begins as anchor_weight, is adapted at each step to hold the anchor's
+    # divergence near it; see `anchor_control`.
+    anchor_target: float = 0.0
+    # KL(ref || model); "reverse" is KL(model || ref), "js" the Jensen-Shannon divergence.
+    anchor_direction: str = "forward"
+    # Run directory of the reference; "" takes the run that training starts from, RunConfig.init_from.
+    anchor_run: str = ""
     # "draws": rows drawn from the reference (anchor_data); "data": the training data's own annotations.
     anchor_source: str = "draws"
     anchor_data: str = ""  # prepared directory made by `anchortrain draw`; for anchor_source = "draws"
@@ -116,7 +122,8 @@ class RunConfig:
     tokens: int = 1_000_000  # budget in batch tokens: steps = ceil(tokens / (length x batch_rows))
     accumulation: int = 1  # microbatches per step; divides batch_rows (and anchor_rows)
     seed: int = 0  # of the initial parameters
-    init_from: str = ""  # run directory whose last checkpoint gives the initial parameters; also the anchor's reference
+    # Run directory whose last checkpoint gives the initial parameters; also the reference's, see LossConfig.anchor_run.
+    init_from: str = ""
     log_every: int = 10
     compiler_profile: str = ""  # named XLA options for a TPU generation, see `compiler.PROFILES`; "" sets none
 

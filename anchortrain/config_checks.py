@@ -14,7 +14,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "ModelConfig.remat": ("none", "dots", "attention", "full"),
     "ModelConfig.attention": ("auto", "reference", "splash", "cudnn"),
     "LossConfig.objective": ("masked", "unmasked"),
-    "LossConfig.anchor_direction": ("forward", "reverse"),
+    "LossConfig.anchor_direction": ("forward", "reverse", "js"),
     "LossConfig.anchor_source": ("draws", "data"),
     "LossConfig.anchor_reference": ("online", "stored"),
     "OptimizerConfig.name": ("adamw", "muon"),
@@ -48,6 +48,7 @@ RANGES: dict[str, _Range] = {
     "DataConfig.seed": _SEED,
     "LossConfig.syntax_share": _SHARE,
     "LossConfig.anchor_weight": _NOT_NEGATIVE,
+    "LossConfig.anchor_target": _NOT_NEGATIVE,
     "LossConfig.z_loss": _NOT_NEGATIVE,
     **dict.fromkeys(("OptimizerConfig.learning_rate", "OptimizerConfig.eps"), _POSITIVE),
     "OptimizerConfig.clip_norm": _POSITIVE,
@@ -126,10 +127,9 @@ def _relations(experiment: Experiment) -> list[tuple[tuple[str, ...], bool, str]
             "LossConfig.anchor_reference = 'stored' needs anchor_source = 'draws': only draws store distributions",
         ),
         (
-            ("LossConfig.anchor_direction", "LossConfig.anchor_reference"),
-            not stored or loss.anchor_direction == "forward",
-            "LossConfig.anchor_direction must be 'forward' when anchor_reference is 'stored': the mass that is not "
-            "stored has no distribution to compare with",
+            ("LossConfig.anchor_target", "LossConfig.anchor_weight"),
+            not loss.anchor_target or loss.anchor_weight > 0,
+            "LossConfig.anchor_target needs LossConfig.anchor_weight > 0, the value that lambda begins with",
         ),
         (
             ("OptimizerConfig.decay_share", "OptimizerConfig.warmup_share"),

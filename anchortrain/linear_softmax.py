@@ -1,7 +1,7 @@
 """Functions of next-token distributions whose logits are never made whole, forward or backward.
 
 `weighted_sum(functional, …)` is sum_t w_t f(z_t) with logits z = hidden @ head, for f a cross-entropy or a divergence
-(`Functional`). f is known from a few sums over the vocabulary, so logits are made a chunk at a time:
+(`functional.Functional`). f is known from a few sums over the vocabulary, so logits are made a chunk at a time:
 
     head whole on the device  chunks of tokens; the gradient is made in the same pass (weights are known beforehand),
                               three matrix products in place of four
@@ -17,12 +17,13 @@ Shapes: B rows, L length, T = B L tokens, D width, V vocabulary, C columns of a 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from anchortrain.functional import Functional, Statistics
 from anchortrain.sharding import LANES, current_mesh, spec
 
 LOGIT_ELEMENTS = 1 << 24
@@ -31,33 +32,6 @@ _NEVER = -1e30  # the logit of a column that does not count
 _TOKENS = ("batch", "length")
 _HIDDEN = (*_TOKENS, None)
 _HEAD = ("embed", "vocab")
-
-
-class Statistics(NamedTuple):
-    """What a functional may know of whole distributions, each [T]; lists are by source of logits."""
-
-    max: list[jax.Array]
-    lse: list[jax.Array]  # log sum exp
-    tilt: jax.Array | None  # expectation of the functional's `tilt`
-    picked: jax.Array | None  # sum of the functional's `pick`, [T] or [T, k]
-
-
-class Functional(Protocol):
-    """A function of each token's distributions. Source 0 is the model's; others have no gradient. Hashable."""
-
-    tilted: int  # the source under which `tilt` is averaged
-
-    def tilt(self, logits: list[jax.Array]) -> jax.Array | None:
-        """[T, C], averaged over the vocabulary under softmax of source `tilted`; None where not needed."""
-
-    def pick(self, logits_TC: jax.Array, columns_C: jax.Array, data: Any) -> jax.Array | None:
-        """[T] or [T, k]: a part of a plain sum over the model's logits; `columns_C` are token ids, -1 for none."""
-
-    def value(self, statistics: Statistics, data: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The value [T], and metrics [T]."""
-
-    def gradient(self, logits: list[jax.Array], columns_C: jax.Array, statistics: Statistics, data: Any) -> jax.Array:
-        """[T, C], of the value by the model's logits."""
 
 
 def weighted_sum(
@@ -131,6 +105,7 @@ def _by_tokens(
             columns_C = jnp.arange(heads[0].shape[1])
             logits = [_logits(h, head) for h, head in zip(hiddens, heads, strict=True)]
             statistics = _finish(functional, _sums(functional, logits, columns_C, data))
+            statistics = statistics._replace(second=functional.second(logits, columns_C, statistics.lse, data))
             value, metrics = functional.value(statistics, data)
             if weights is None:
                 return grad_head, ((), value, metrics)
@@ -179,11 +154,29 @@ def _by_columns(functional: Functional, hiddens: list[jax.Array], heads: list[ja
         none = none._replace(max=[jnp.full_like(m, _NEVER) for m in none.max])
         sums, _ = jax.lax.scan(body, none, jnp.arange(_chunks(hiddens, heads)))
         statistics = _finish(functional, _over_tensor(functional, sums))
+        statistics = statistics._replace(second=_second_pass(functional, hiddens, heads, statistics.lse, data))
         return jax.tree.map(
             lambda x: x.reshape(*shape, *x.shape[1:]), (statistics, *functional.value(statistics, data))
         )
 
     return _on_mesh(local, (_HIDDEN, _HEAD, _TOKENS), (_TOKENS, _TOKENS, _TOKENS))(hiddens, heads, data)
+
+
+def _second_pass(
+    functional: Functional, hiddens: list[jax.Array], heads: list[jax.Array], lse: list[jax.Array], data: Any
+) -> jax.Array | None:
+    """The sum of the functional's `second` over all chunks and devices, if it has any."""
+
+    def chunk_sums(number: Any) -> jax.Array | None:
+        logits, _, columns_C, _ = _chunk(hiddens, heads, number)
+        return functional.second(logits, columns_C, lse, data)
+
+    shape = jax.eval_shape(chunk_sums, 0)
+    if shape is None:
+        return None
+    numbers, zero = jnp.arange(_chunks(hiddens, heads)), jnp.zeros(shape.shape, shape.dtype)
+    sums, _ = jax.lax.scan(lambda sums, number: (sums + chunk_sums(number), None), zero, numbers)
+    return jax.lax.psum(sums, "tensor")
 
 
 def _gradients_by_columns(

@@ -2,7 +2,7 @@
 
 Which phase it is follows from the data and the loss: prepared documents train on every token,
 prepared instructions on the response, and the anchor, if it has weight, holds the annotation
-distribution of the run that this one starts from. See `loss.py` for the objective.
+distribution of the run that this one starts from, or of another that is named. See `loss.py` for the objective.
 
 Every process of a run executes this alike; process 0 alone writes what is not a checkpoint.
 """
@@ -89,8 +89,7 @@ class Trainer:
         self.optimizer = make_optimizer(experiment.optimizer, self.steps)
         # Of every step at once: to compute one while training would wait for the running step.
         self.learning_rates = np.asarray(make_schedule(experiment.optimizer, self.steps)(np.arange(self.steps)))
-        self.initial = setup.load_initial(experiment, self.info, self.shardings)
-        self.reference = self.initial if setup.needs_reference(experiment, self.datasets) else None
+        self.initial, self.reference = setup.load_runs(experiment, self.datasets, self.info, self.shardings)
         self.clock = self._clock(started)
 
     def _clock(self, started: float | None) -> Clock:
@@ -145,7 +144,7 @@ class Trainer:
         run = self.experiment.run
         if self.initial is None:
             params = steps.init_params(self.experiment.model, self.info.vocabulary_size, run.seed, self.mesh)
-        elif self.reference is None:
+        elif self.reference is not self.initial:
             params = self.initial
         else:  # the step donates its state, but not the reference
             params = jax.tree.map(lambda x: x.copy(), self.initial)

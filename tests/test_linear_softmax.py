@@ -12,8 +12,9 @@ import pytest
 
 from anchortrain import linear_softmax
 from anchortrain.config import MeshConfig
+from anchortrain.divergence import Divergence, Stored, StoredDivergence
 from anchortrain.linear_softmax import weighted_sum
-from anchortrain.loss import CrossEntropy, Divergence, Stored, StoredDivergence
+from anchortrain.loss import CrossEntropy
 from anchortrain.sharding import make_mesh
 
 B, L, D, V, K = 8, 6, 16, 640, 5
@@ -39,19 +40,41 @@ def whole_cross_entropy(log_p, log_ref, data):
     return lse_free
 
 
-def whole_stored(log_p, log_ref, data):
-    known_ref = jnp.exp(data["stored"].log_probs)
-    known = jnp.exp(jnp.take_along_axis(log_p, data["stored"].ids, axis=-1))
-    rest_ref, rest = 1 - known_ref.sum(-1), 1 - known.sum(-1)
-    return (known_ref * jnp.log(known_ref / known)).sum(-1) + rest_ref * jnp.log(rest_ref / rest)
+def forward(log_p, log_ref, _):
+    return (jnp.exp(log_ref) * (log_ref - log_p)).sum(-1)
+
+
+def reverse(log_p, log_ref, _):
+    return forward(log_ref, log_p, _)
+
+
+def jensen_shannon(log_p, log_ref, _):
+    log_m = jnp.log(0.5 * (jnp.exp(log_p) + jnp.exp(log_ref)))
+    return 0.5 * (forward(log_m, log_ref, _) + forward(log_m, log_p, _))
+
+
+def of_stored(divergence):
+    """`divergence` of the distributions over the stored tokens and any other."""
+
+    def value(log_p, log_ref, data):
+        return divergence(*(outcomes(log, data["stored"].ids) for log in (log_p, log_ref)), data)
+
+    def outcomes(log_BLV, ids_BLk):
+        known = jnp.exp(jnp.take_along_axis(log_BLV, ids_BLk, axis=-1))
+        return jnp.log(jnp.concatenate([known, 1 - known.sum(-1, keepdims=True)], axis=-1))
+
+    return value
 
 
 CASES = {
     "cross-entropy": (CrossEntropy(), "targets", whole_cross_entropy),
-    "forward": (Divergence("forward"), None, lambda p, ref, _: (jnp.exp(ref) * (ref - p)).sum(-1)),
-    "reverse": (Divergence("reverse"), None, lambda p, ref, _: (jnp.exp(p) * (p - ref)).sum(-1)),
-    "stored": (StoredDivergence(), "stored", whole_stored),
-    "stored, compared": (StoredDivergence(compares=True), "stored", whole_stored),
+    "forward": (Divergence("forward"), None, forward),
+    "reverse": (Divergence("reverse"), None, reverse),
+    "js": (Divergence("js"), None, jensen_shannon),
+    "stored": (StoredDivergence(), "stored", of_stored(forward)),
+    "stored, compared": (StoredDivergence(compares=True), "stored", of_stored(forward)),
+    "stored, reverse": (StoredDivergence("reverse"), "stored", of_stored(reverse)),
+    "stored, js": (StoredDivergence("js"), "stored", of_stored(jensen_shannon)),
 }
 
 

@@ -37,7 +37,9 @@ class Heldout:
             kind, stored = manifest.kind, drift_is_stored(e, manifest)
             if kind == "draws" and reference is None and not stored:
                 raise UserError(
-                    "drift on draws needs a reference", where=f"DataConfig.heldout[{name!r}]", mend="set init_from"
+                    "drift on draws needs a reference",
+                    where=f"DataConfig.heldout[{name!r}]",
+                    mend="set RunConfig.init_from, or LossConfig.anchor_run",
                 )
             batches = make_eval_batches(
                 path,

@@ -45,15 +45,33 @@ def run_info(e: Experiment, datasets: dict[str, PreparedDataset]) -> RunInfo:
     return RunInfo(first.vocabulary_hash, size, first.vocabulary_file, list(keys), e.data.length)
 
 
-def load_initial(e: Experiment, info: RunInfo, shardings: Params) -> Params | None:
-    """Parameters of the run that this one starts from; they are also the anchor's reference."""
-    source = e.run.init_from
-    if not source:
-        if e.loss.anchors_online:
-            raise UserError(
-                "the anchor needs a reference", where="LossConfig.anchor_weight", mend="set RunConfig.init_from"
-            )
-        return None
+def load_runs(
+    e: Experiment, datasets: dict[str, PreparedDataset], info: RunInfo, shardings: Params
+) -> tuple[Params | None, Params | None]:
+    """Parameters that training starts from, and those of the reference where it is needed in memory.
+
+    They are the same arrays where they are of the same run. Raises UserError unless both runs fit this one.
+    """
+    start, reference = e.run.init_from, e.loss.anchor_run or e.run.init_from
+    if e.loss.anchors_online and not reference:
+        mend = "set RunConfig.init_from, or LossConfig.anchor_run"
+        raise UserError("the anchor needs a reference", where="LossConfig.anchor_weight", mend=mend)
+    for source in dict.fromkeys(filter(None, (start, reference))):
+        _check_run(source, e, info)
+    initial = _load(start, shardings) if start else None
+    if not reference or not _needs_reference(e, datasets):
+        return initial, None
+    if start and Path(start).resolve() == Path(reference).resolve():
+        return initial, initial
+    return initial, _load(reference, shardings)
+
+
+def _load(source: str, shardings: Params) -> Params:
+    return params_of(checkpoints.load_run(source, shardings).model)
+
+
+def _check_run(source: str, e: Experiment, info: RunInfo) -> None:
+    """Raises UserError unless `source` is a run with this one's vocabulary and model."""
     theirs = RunInfo.read(Path(source))
     if theirs.vocabulary_hash != info.vocabulary_hash:
         raise UserError(
@@ -70,7 +88,6 @@ def load_initial(e: Experiment, info: RunInfo, shardings: Params) -> Params | No
     for name, its, ours in [*pairs, ("a vocabulary size", theirs.vocabulary_size, info.vocabulary_size)]:
         if its != ours:
             raise UserError(f"has {name} = {its}, this run has {ours}", where=source, mend="use the same ModelConfig")
-    return params_of(checkpoints.load_run(source, shardings).model)
 
 
 def make_loaders(e: Experiment, feeds: dict[str, Feed]) -> dict[str, Any]:
@@ -93,7 +110,7 @@ def make_loaders(e: Experiment, feeds: dict[str, Feed]) -> dict[str, Any]:
     return loaders
 
 
-def needs_reference(e: Experiment, datasets: dict[str, PreparedDataset]) -> bool:
+def _needs_reference(e: Experiment, datasets: dict[str, PreparedDataset]) -> bool:
     """Whether the reference's parameters stay in memory: for the anchor, or for drift on draws that store nothing."""
     heldout = [datasets[path].manifest for path in e.data.heldout.values()]
     return e.loss.anchors_online or any(m.kind == "draws" and not drift_is_stored(e, m) for m in heldout)

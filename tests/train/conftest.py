@@ -35,7 +35,8 @@ TINY = [
 
 
 def bindings(*more: str, steps: int, **paths) -> list[str]:
-    """gin bindings of a tiny run; `paths` are `train`, `heldout` (name -> directory), `init_from`, `anchor_data`."""
+    """gin bindings of a tiny run; `paths` are `train`, `heldout` (name -> directory), and `init_from`, `anchor_run`,
+    `anchor_data`."""
     found = [*TINY, f"RunConfig.tokens = {steps * LENGTH * ROWS}"]
     if "train" in paths:
         found.append(f"DataConfig.train = {{{str(paths['train'])!r}: 1.0}}")
@@ -43,8 +44,9 @@ def bindings(*more: str, steps: int, **paths) -> list[str]:
         found.append(f"DataConfig.heldout = { ({name: str(path) for name, path in paths['heldout'].items()})!r}")
     if "init_from" in paths:
         found.append(f"RunConfig.init_from = {str(paths['init_from'])!r}")
-    if "anchor_data" in paths:
-        found.append(f"LossConfig.anchor_data = {str(paths['anchor_data'])!r}")
+    for name in ("anchor_data", "anchor_run"):
+        if name in paths:
+            found.append(f"LossConfig.{name} = {str(paths[name])!r}")
     return [*found, *more]
 
 

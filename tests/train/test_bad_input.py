@@ -64,7 +64,11 @@ def the_line(capsys) -> str:
             {"train": "plain", "init_from": "base"},
             "plain: nothing to anchor at",
         ),
-        ([], {"heldout": {"d": "draws"}}, "DataConfig.heldout['d']: drift on draws needs a reference; set init_from"),
+        ([], {"heldout": {"d": "draws"}}, "DataConfig.heldout['d']: drift on draws needs a reference; set RunConfig"),
+        ([], {"anchor_run": "nowhere"}, "nowhere: no such run directory; make it with `anchortrain train --out`"),
+        ([], {"train": "other_vocabulary", "anchor_run": "base"}, "/run: was trained with another vocabulary than"),
+        (["ModelConfig.d_ff = 16"], {"anchor_run": "base"}, "has ModelConfig.d_ff = 32, this run has 16; use the same"),
+        (["LossConfig.anchor_target = 0.1"], {}, "LossConfig.anchor_target needs LossConfig.anchor_weight > 0"),
         (
             ["MeshConfig.data = 3"],
             {},
