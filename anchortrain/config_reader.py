@@ -40,7 +40,7 @@ def build(root: type[_Root], bound: Mapping[str, Bound]) -> _Root:
 
 
 def typed(value: Any, kind: Any, name: str, where: str | None) -> Any:
-    """`value` as a field of type `kind`: int, float (an int will do), bool, str, or dict of these.
+    """`value` as a field of type `kind`: int, float (an int will do), bool, str, or dict or tuple of these.
 
     Raises UserError naming the field, the type expected and the value got.
     """
@@ -52,6 +52,10 @@ def typed(value: Any, kind: Any, name: str, where: str | None) -> Any:
             typed(k, key_kind, f"a key of {name}", where): typed(v, value_kind, f"{name}[{k!r}]", where)
             for k, v in value.items()
         }
+    if get_origin(kind) is tuple:  # tuple[kind, ...]; gin files write it as a list, too
+        if not isinstance(value, list | tuple):
+            raise _type_error(value, kind, name, where)
+        return tuple(typed(v, get_args(kind)[0], f"{name}[{i}]", where) for i, v in enumerate(value))
     # bool is an int to Python, but `n_layers = True` is a mistake.
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         number = float(value) if abs(value) <= 1e308 else math.inf

@@ -61,9 +61,9 @@ class Progress:
             done = f"{100 * self.done / self.total:.0f}% {done}/{_count(self.total)}"
         parts = [f"{done} {self.unit}", f"{_count(rate)} {self.unit}/s"]
         if last:
-            parts.append(f"in {_duration(now - self._start)}")
+            parts.append(f"in {duration(now - self._start)}")
         elif rate > 0 and self.total > 0:
-            parts.append(f"{_duration(max(self.total - self.done, 0) / rate)} left")
+            parts.append(f"{duration(max(self.total - self.done, 0) / rate)} left")
         parts += [f"{name} {_value(value)}" for name, value in self._fields.items()]
         return (f"{self.label}: " if self.label else "") + ", ".join(parts)
 
@@ -87,7 +87,7 @@ def _count(number: float) -> str:
     return f"{number:.3g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """12s, 3m05s, 2h07m."""
     whole = round(seconds)
     if whole < 60:

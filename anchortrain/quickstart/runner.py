@@ -70,7 +70,7 @@ class Runner:
             if self._stopping:
                 raise Interrupted
             # A session of its own: an interrupt at the terminal reaches the stages through `stop`, once.
-            process = subprocess.Popen(line, stdout=log, stderr=log, env=_environment(self.out), start_new_session=True)
+            process = subprocess.Popen(line, stdout=log, stderr=log, env=environment(self.out), start_new_session=True)
             self._running[name] = process
             return process
 
@@ -145,7 +145,7 @@ class Runner:
         poll()
 
 
-def _environment(out: Path) -> dict[str, str]:
+def environment(out: Path) -> dict[str, str]:
     """One core a process, CPU only, and compiled programs shared between the stages."""
     ours = "--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count=1"
     flags = f"{os.environ.get('XLA_FLAGS', '')} {ours}"

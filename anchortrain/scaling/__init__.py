@@ -1,0 +1,1 @@
+"""Scaling studies: sizes x methods x seeds as a resumable set of runs, and the curves that follow."""
