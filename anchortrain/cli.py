@@ -44,6 +44,7 @@ COMMANDS = {
     "train": Command("anchortrain.commands.train", "pretrain or post-train from a gin file"),
     "draw": Command("anchortrain.commands.draw", "draw annotations from a reference for the KL anchor"),
     "sample": Command("anchortrain.commands.sample", "sample annotation, then response"),
+    "scaling report": Command("anchortrain.commands.scaling_report", "curves, fits and claims from a study's rows"),
     "evaluate": Command("anchortrain.commands.evaluate", "measure the diversity of samples, write the report"),
 }
 

@@ -9,8 +9,17 @@ from typing import Any
 METHODS = {
     "base": "base",
     "sft": "standard SFT",
+    "sft_compute": "standard SFT, rehearsal's compute",
+    "unmasked": "annotations not masked",
     "masked": "masked SFT",
+    "replay": "masked SFT + replay",
     "kl": "KL anchor",
+    "kl_js": "Jensen-Shannon anchor",
+    "kl_reverse": "reverse KL anchor",
+    "kl_adaptive": "adaptive KL anchor",
+    "kl_replay": "KL anchor + replay",
+    "rehearsal": "rehearsal",
+    "rehearsal_no_anchor": "rehearsal without anchor",
     "no_annotated_pretraining": "no annotated pretraining",
     "no_annotation_decoding": "no annotation at decoding",
 }
