@@ -16,6 +16,10 @@ from anchortrain.errors import UserError
 from anchortrain.nearest import suggest
 
 
+# Classes that one command alone reads, for who gives their file to another.
+_ELSEWHERE = {"RehearsalConfig": "rehearse"}
+
+
 class Bound(NamedTuple):
     """A value and where it was bound: `file:line`, or the text of a command-line binding."""
 
@@ -144,8 +148,11 @@ class _Reader:
 
     def _check_class(self, scope: str, selector: str, where: str) -> None:
         _refuse_scope(scope, where)
-        if selector not in self._schema:
-            raise UserError(f"unknown class {selector!r}", where=where, mend=suggest(selector, self._schema))
+        if selector in self._schema:
+            return
+        if command := _ELSEWHERE.get(selector):
+            raise UserError(f"{selector} belongs to `anchortrain {command}`", where=where, mend="use that command")
+        raise UserError(f"unknown class {selector!r}", where=where, mend=suggest(selector, self._schema))
 
     def resolved(self) -> dict[tuple[str, str], Bound]:
         for name, macro in self._macros.items():

@@ -82,6 +82,47 @@ def sample(
     return rows
 
 
+def resample_responses(
+    model: Transformer,
+    vocabulary: Vocabulary,
+    rows: Sequence[dict[str, Any]],
+    config: SamplingConfig,
+    *,
+    indices: Sequence[int],
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[dict[str, Any]]:
+    """Another response to the prompt and annotation of each sample: the second stage of `sample` alone.
+
+    Args:
+      rows: samples that `sample` made in mode "two_stage", with well-formed annotations.
+      indices: of the new samples; with the seed they decide what is drawn.
+
+    Returns:
+      Rows like those given, each with its new index and response. Raises UserError like `sample`.
+    """
+    requests = _requests(vocabulary, [row["prompt"] for row in rows], "two_stage", indices)
+    plans = [[pair for pair in zip(row["tokens"], row["roles"], strict=True) if pair[1] != Role.TEXT] for row in rows]
+    given = [
+        request._replace(tokens=[*request.tokens, *(token for token, _ in plan)])
+        for request, plan in zip(requests, plans, strict=True)
+    ]
+    grammar = compile_grammar(vocabulary, (), mode="single_stage", columns=_columns(model, vocabulary))
+    made: list[dict[str, Any]] = [{}] * len(rows)
+    for chosen, drawn in _batches(model, vocabulary, given, grammar, config, seed, config.max_response_tokens):
+        for row, place in enumerate(chosen):
+            response, plan = _sample(requests[place], drawn, row, []), plans[place]
+            whole = response._replace(
+                tokens=[token for token, _ in plan] + response.tokens,
+                roles=[role for _, role in plan] + response.roles,
+                wellformed=True,
+                annotation_logprob=rows[place]["annotation_logprob"],
+            )
+            made[place] = to_row(whole, vocabulary)
+        progress(len(chosen))
+    return made
+
+
 def draw_annotations(
     model: Transformer,
     vocabulary: Vocabulary,
