@@ -9,7 +9,7 @@ from typing import Any
 METHODS = {
     "base": "base",
     "sft": "standard SFT",
-    "sft_compute": "standard SFT, rehearsal's compute",
+    "sft_compute": "standard SFT with rehearsal's compute",
     "unmasked": "annotations not masked",
     "masked": "masked SFT",
     "replay": "masked SFT + replay",
@@ -17,6 +17,7 @@ METHODS = {
     "kl_js": "Jensen-Shannon anchor",
     "kl_reverse": "reverse KL anchor",
     "kl_adaptive": "adaptive KL anchor",
+    "kl_data": "KL anchor on the data's annotations",
     "kl_replay": "KL anchor + replay",
     "rehearsal": "rehearsal",
     "rehearsal_no_anchor": "rehearsal without anchor",

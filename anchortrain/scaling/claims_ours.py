@@ -52,7 +52,7 @@ def anchor_beats_replay(study: Study) -> Verdict:
     gaps = {
         method: json_by_size(means(by_size(study, method, "gap_closed"))) for method in ("kl", "replay", "kl_replay")
     }
-    holds = at_every_size(study, found, lambda one: one.value < 0, study.measured("replay"))
+    holds = at_every_size(study, found, lambda one: one.value < 0, study.planned("replay"))
     return Verdict(holds, said, {"difference": json_by_size(found), "gap_closed": gaps})
 
 
@@ -112,7 +112,7 @@ def unanchored(study: Study) -> Verdict:
     form = _differences(study, "rehearsal_no_anchor", "rehearsal", "wellformed")
     said = f"Rehearsal without the anchor against with it, text bits: {listed(study, bits, shown)}"
     said += f"; well-formed share in points: {listed(study, form, _points)}."
-    holds = at_every_size(study, bits, lambda one: one.value < 0, study.measured("rehearsal_no_anchor"))
+    holds = at_every_size(study, bits, lambda one: one.value < 0, study.planned("rehearsal_no_anchor"))
     return Verdict(holds, said, {"text_bits": json_by_size(bits), "wellformed": json_by_size(form)})
 
 
@@ -121,7 +121,7 @@ def compute(study: Study) -> Verdict:
     if not found:
         return not_measured("sft_compute")
     said = f"Share of the gap that standard SFT closes with rehearsal's compute: {listed(study, found, percent)}."
-    holds = at_every_size(study, found, lambda one: one.value <= 0.1, study.measured("sft_compute"))
+    holds = at_every_size(study, found, lambda one: one.value <= 0.1, study.planned("sft_compute"))
     return Verdict(holds, said, {"gap_closed": json_by_size(found)})
 
 

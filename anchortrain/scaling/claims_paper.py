@@ -76,7 +76,7 @@ def better_fit(study: Study) -> Verdict:
             flat += [(nll[seed], bits[seed], seed) for seed in nll if seed in bits]
     fit = fits.line(fits.Series(*([one[i] for one in flat] for i in range(3)))) if len(flat) > 1 else None
     if fit is None:
-        return not_measured(SFT)
+        return Verdict(None, "Standard SFT was not measured at several sizes or budgets.")
     slope = fit.terms["b"]
     said = f"Text entropy of standard SFT changes by {shown(slope)} bits per nat of held-out loss, {fit.points} models."
     return Verdict(grows(slope), said, {"slope": slope.json(), "fit": fit.json()})
@@ -204,8 +204,11 @@ def ablation(study: Study, ablation: str, whole: str) -> Verdict:
         sentence += (
             f" At {', '.join(inflated)} text entropy is inflated by malformed text, and too little is well-formed."
         )
-    holds = at_every_size(study, lost, lambda one: one.value >= 0.5, study.measured(ablation))
-    return Verdict(holds, sentence, {"lost_share_of_gain": json_by_size(lost), "inflated_at": inflated})
+    holds = at_every_size(study, lost, lambda one: one.value >= 0.5, study.planned(ablation))
+    figures = {"lost_share_of_gain": json_by_size(lost), "inflated_at": inflated}
+    for quantity in ("gap_closed", "wellformed_gap_closed", "wellformed"):
+        figures[quantity] = json_by_size(means(by_size(study, ablation, quantity)))
+    return Verdict(holds, sentence, figures)
 
 
 def _judged_by(study: Study, ablation: str, size: str) -> tuple[str, bool]:
@@ -223,7 +226,7 @@ def follows(study: Study, method: str) -> tuple[Estimate | None, str]:
     _, flat = against(study, method, "narrowness", "data_bits", "text_bits")
     fit = fits.line(flat) if len(flat.x) > 1 else None
     if fit is None:
-        return None, f"{table.label(method)} was not trained on data of several entropies."
+        return None, f"Not trained on data of several entropies: {table.label(method)}."
     return fit.terms["b"], f"Output against data entropy, {table.label(method)}: slope {shown(fit.terms['b'])}."
 
 

@@ -13,7 +13,8 @@ from anchortrain.files import write_bytes_atomic, write_text_atomic
 from anchortrain.progress import Progress
 from anchortrain.scaling.claims import judge
 from anchortrain.scaling.figures import FIGURES
-from anchortrain.scaling.results import Study, read_study
+from anchortrain.scaling.reading import read_study
+from anchortrain.scaling.results import Study
 from anchortrain.scaling.tables import Table, methods_of, tables
 
 Claims = Sequence[Mapping[str, Any]]
@@ -61,10 +62,11 @@ def missing(study: Study) -> list[str]:
     """What the study was to measure and has not: one line for each method with the same gaps at each size."""
     lines = []
     for method in methods_of(study):
-        absent = {size: study.seeds - len(study.at(method, size)) for size in study.sizes}
-        sizes = [f"{size} ({lacking} of {study.seeds} seeds)" for size, lacking in absent.items() if lacking > 0]
-        if sizes:
-            lines.append(f"{table.label(method)}: {', '.join(sizes)}")
+        sizes = study.planned(method) if study.ladder else study.sizes
+        absent = {size: study.seeds - len(study.at(method, size)) for size in sizes}
+        gaps = [f"{size} ({lacking} of {study.seeds} seeds)" for size, lacking in absent.items() if lacking > 0]
+        if gaps:
+            lines.append(f"{table.label(method)}: {', '.join(gaps)}")
     if len({row.n for row in study.rows if row.n is not None}) > 1:
         lines.append("Numbers of samples differ between rows, and entropies compare only at equal N.")
     if not study.curves:

@@ -31,7 +31,7 @@ class Look(NamedTuple):
 
 
 LOOKS = {
-    "base": Look("#4d4d4d", "o"),
+    "base": Look("#4d4d4d", "P"),
     "sft": Look("#d55e00", "s"),
     "sft_compute": Look("#e69f00", "D", "--"),
     "unmasked": Look("#8c510a", "P", "--"),
@@ -41,6 +41,7 @@ LOOKS = {
     "kl_js": Look("#44aa99", "<", "--"),
     "kl_reverse": Look("#117733", ">", "--"),
     "kl_adaptive": Look("#6f8fc4", "p", "--"),
+    "kl_data": Look("#66a61e", "p", ":"),
     "kl_replay": Look("#332288", "h"),
     "rehearsal": Look("#cc79a7", "*"),
     "rehearsal_no_anchor": Look("#882255", "X", "--"),
@@ -48,10 +49,10 @@ LOOKS = {
     "no_annotation_decoding": Look("#b8860b", "8", ":"),
 }
 _OTHERS = (
-    Look("#7a7a7a", "1", "-."),
-    Look("#a14a7a", "2", "-."),
-    Look("#5a7a3a", "3", "-."),
-    Look("#3a6a8a", "4", "-."),
+    Look("#7a7a7a", "H", "-."),
+    Look("#a14a7a", "s", "-."),
+    Look("#5a7a3a", "D", "-."),
+    Look("#3a6a8a", "^", "-."),
 )
 # The methods of the story in one panel, what they are held against in another: fifteen lines in one cannot be read.
 MAIN = ("base", "sft", "masked", "replay", "kl", "kl_replay", "rehearsal")

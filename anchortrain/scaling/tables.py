@@ -25,7 +25,7 @@ class Table(NamedTuple):
 
 def tables(study: Study) -> list[Table]:
     """All tables that have rows."""
-    found = [_bases(study)]
+    found = [_bases(study), _learning_rates(study)]
     found += [_methods(study, size) for size in study.sizes]
     found += [_sweep(study, axis, label) for axis, label in _SWEPT.items()]
     found += [_fits(study), _predictions(study)]
@@ -115,6 +115,13 @@ def _bases(study: Study) -> Table:
         else [f"Gate: agreement of at least {100 * study.base_gate:g} %, mean over seeds."]
     )
     return Table("Bases", lines, notes)
+
+
+def _learning_rates(study: Study) -> Table:
+    """Whether the rule for the learning rate is near the best."""
+    lines = [["size", "learning rate", "held-out loss of documents, nats"]]
+    lines += [[size, f"{factor:g} × the rule's", f"{loss:.4f}"] for size, factor, loss in study.learning_rates]
+    return Table("Learning rates of pretraining", lines, ["One seed."])
 
 
 def _gate(study: Study, agreements: dict[int, float]) -> str:
