@@ -177,6 +177,7 @@ def describe(layout: Layout) -> dict[str, Any]:
         "name": study.name,
         "sizes": {size: layer_parameters(layout, size) for size in study.sizes},
         "methods": list(study.methods),
+        "ladder": list(study.ladder or study.methods),
         "seeds": study.seeds,
         "sweep_size": sweep.size or study.sizes[-1],
         "defaults": {
