@@ -4,6 +4,7 @@ base                       pretrained on annotated documents, until its text fol
 sft                        pretrained on the plain documents, plain SFT: the collapse
 masked                     base, annotation-masked SFT (paper, section 3)
 kl                         the same with the KL anchor on annotations drawn from the base
+rehearsal                  kl, trained on with what it wrote itself for rare plans and a checker confirmed
 no_annotated_pretraining   ablation: masked SFT on the plain base
 no_annotation_decoding     ablation: decoded without a plan. The model is `kl`'s recipe with a fifth of the examples
                            unannotated, because a model that never saw an unplanned response cannot write one
@@ -44,6 +45,7 @@ class Scale:
     draws: int = 3072  # annotations that the anchor compares on
     pretrain_tokens: int | None = None
     posttrain_tokens: int | None = None
+    rehearsal: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields of RehearsalConfig
 
 
 # What stages cost, in seconds on two cores of 2026; only their proportion is used, for the estimate.
@@ -56,6 +58,8 @@ COSTS = {
     "draws": 8,
     "kl": 55,
     "kl.sample": 8,
+    "rehearsal": 60,
+    "rehearsal.sample": 8,
     "unplanned": 55,
     "no_annotation_decoding.sample": 8,
     "sft": 35,
@@ -70,11 +74,11 @@ _SETTINGS = "quickstart.json"
 
 
 def gin_directory() -> Path:
-    """Where the gin files of the quick start lie: in a checkout, or where the installer puts data files."""
+    """Where gin files lie: in a checkout, or where the installer puts data files."""
     checkout = Path(__file__).resolve().parents[2]
     for root in (checkout, Path(sys.prefix) / "share" / "anchortrain"):
         if (root / "gin_configs" / "quickstart").is_dir():
-            return root / "gin_configs" / "quickstart"
+            return root / "gin_configs"
     raise UserError("gin_configs/quickstart is missing", where=str(checkout), mend="install anchortrain again")
 
 
@@ -124,6 +128,7 @@ class Study:
             self.world = World.load(world / "world.json")
             self.runner.run_tracks([self._pretrain_annotated, self._pretrain_plain], lambda: None)
             self.poll()
+            self.runner.run_tracks([self._draw, self._extend_plain], lambda: None)
             self.runner.run_tracks([self._anchored, self._others], self.poll)
         except BaseException:
             self.runner.stop()
@@ -147,14 +152,19 @@ class Study:
     def train(self, name: str, gin_file: str, tokens: int | None, **bindings: Any) -> Path:
         """Trains the run `name`. A binding `DataConfig__train` stands for `DataConfig.train`."""
         run = self.out / "runs" / name
-        arguments = ["train", "--gin_file", str(self.gin / gin_file), "--out", str(run)]
-        bindings = {"DataConfig__seed": self.seed, "RunConfig__seed": self.seed} | bindings
         if tokens is not None:
             bindings["RunConfig__tokens"] = tokens
-        for field, value in bindings.items():
-            arguments += ["--gin_bindings", f"{field.replace('__', '.')} = {value!r}"]
+        arguments = ["train", *self._configured(gin_file, **bindings), "--out", str(run)]
         self.runner.command(name, arguments, run / "finished.json")
         return run
+
+    def _configured(self, *gin_files: str, **bindings: Any) -> list[str]:
+        """The options that say what to train."""
+        options = [part for file in gin_files for part in ("--gin_file", str(self.gin / file))]
+        bindings = {"DataConfig__seed": self.seed, "RunConfig__seed": self.seed} | bindings
+        for field, value in bindings.items():
+            options += ["--gin_bindings", f"{field.replace('__', '.')} = {value!r}"]
+        return options
 
     def sample(self, name: str, run: Path, *how: str) -> Path:
         """Samples a run; every method gets the same number."""
@@ -178,7 +188,7 @@ class Study:
             bindings |= {"RunConfig__init_from": str(before), "OptimizerConfig__learning_rate": 0.005}
             bindings["DataConfig__seed"] = order
         bindings["DataConfig__train"] = {self._prepared(data): 1.0}
-        return self.train(name, "pretrain.gin", self.scale.pretrain_tokens, **bindings)
+        return self.train(name, "quickstart/pretrain.gin", self.scale.pretrain_tokens, **bindings)
 
     def _pretrain_annotated(self) -> None:
         """Pretrains the base until it passes the gate, at most `MAX_EXTENSIONS` times longer."""
@@ -197,9 +207,24 @@ class Study:
     def _pretrain_plain(self) -> None:
         self.plain = self._pretrain("plain", "plain", None)
 
+    def _posttraining(self, data: str, start: Path) -> dict[str, Any]:
+        return {"DataConfig__train": {self._prepared(data): 1.0}, "RunConfig__init_from": str(start)}
+
     def _post(self, name: str, data: str, start: Path, gin_file: str = "posttrain.gin", **bindings: Any) -> Path:
-        bindings |= {"DataConfig__train": {self._prepared(data): 1.0}, "RunConfig__init_from": str(start)}
-        return self.train(name, gin_file, self.scale.posttrain_tokens, **bindings)
+        bindings |= self._posttraining(data, start)
+        return self.train(name, f"quickstart/{gin_file}", self.scale.posttrain_tokens, **bindings)
+
+    def _rehearse(self, start: Path, **bindings: Any) -> Path:
+        """Rounds of rehearsal from the run `start` on; returns the last round's run."""
+        out = self.out / "runs" / "rehearsal"
+        bindings |= self._posttraining("sft", self.bases[-1])
+        settings = {"start": str(start), "world": self._at("world", "world.json"), "seed": self.seed}
+        for field, value in (settings | self.scale.rehearsal).items():
+            bindings[f"RehearsalConfig__{field}"] = value
+        files = ("quickstart/kl.gin", "rehearsal/storyworld.gin")
+        arguments = ["rehearse", *self._configured(*files, **bindings), "--out", str(out)]
+        done = self.runner.command("rehearsal", arguments, out / "rehearsal.json")
+        return Path(json.loads(done.read_text(encoding="utf-8"))["rounds"][-1]["run"])
 
     def _two_stage(self, name: str, run: Path) -> None:
         self.sample(name, run, "--prompts", self._at("world", "prompts.jsonl"), "--constrain")
@@ -207,31 +232,37 @@ class Study:
     def _single_stage(self, name: str, run: Path) -> None:
         self.sample(name, run, "--prompts", self._at("world", "prompts.jsonl"), "--single_stage")
 
-    def _anchored(self) -> None:
-        base, draws = self.bases[-1], self._prepared("draws")
-        arguments = ["draw", str(base), "--data", self._prepared("sft"), "--out", draws]
+    def _draw(self) -> None:
+        arguments = ["draw", str(self.bases[-1]), "--data", self._prepared("sft"), "--out", self._prepared("draws")]
         arguments += ["--draws", str(self.scale.draws), "--seed", str(self.seed), "--top_k", "0"]
         arguments += ["--max_annotation_tokens", str(MAX_ANNOTATION_TOKENS)]
-        self.runner.command("draws", arguments, Path(draws))
-        anchor = {"LossConfig__anchor_data": draws}
-        self._two_stage("kl", self._post("kl", "sft", base, "kl.gin", **anchor))
-        unplanned = self._post("unplanned", "sft_mixed", base, "kl.gin", **anchor)
-        self._single_stage("no_annotation_decoding", unplanned)
+        self.runner.command("draws", arguments, Path(self._prepared("draws")))
 
-    def _others(self) -> None:
-        # The plain base gets as many tokens as the annotated one got.
+    def _extend_plain(self) -> None:
+        """The plain base gets as many tokens as the annotated one got."""
         for extension in range(1, len(self.bases)):
             self.plain = self._pretrain(f"plain_{extension + 1}", "plain", self.plain)
-        self._single_stage("sft", self._post("sft", "sft_plain", self.plain))
-        self._two_stage("masked", self._post("masked", "sft", self.bases[-1]))
+
+    def _anchored(self) -> None:
+        anchor = {"LossConfig__anchor_data": self._prepared("draws")}
+        kl = self._post("kl", "sft", self.bases[-1], "kl.gin", **anchor)
+        self._two_stage("kl", kl)
+        self._two_stage("rehearsal", self._rehearse(kl, **anchor))
         name = "no_annotated_pretraining"
         self._two_stage(name, self._post(name, "sft", self.plain))
+
+    def _others(self) -> None:
+        self._single_stage("sft", self._post("sft", "sft_plain", self.plain))
+        self._two_stage("masked", self._post("masked", "sft", self.bases[-1]))
+        anchor = {"LossConfig__anchor_data": self._prepared("draws")}
+        unplanned = self._post("unplanned", "sft_mixed", self.bases[-1], "kl.gin", **anchor)
+        self._single_stage("no_annotation_decoding", unplanned)
 
     # -- results ---------------------------------------------------------------------------------
 
     def _sets(self) -> dict[str, list[dict[str, Any]]]:
         """The samples that exist so far; the base's are those of its last extension."""
-        names = ("sft", "masked", "kl", "no_annotated_pretraining", "no_annotation_decoding")
+        names = ("sft", "masked", "kl", "no_annotated_pretraining", "no_annotation_decoding", "rehearsal")
         paths = {"base": self.out / "samples" / f"{self.bases[-1].name}.jsonl"}
         paths |= {name: self.out / "samples" / f"{name}.jsonl" for name in names}
         return {name: read_samples(path) for name, path in paths.items() if path.exists()}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -123,11 +122,3 @@ class Layout:
     def result(self, cell: Cell) -> Path:
         return self.out / "results" / f"{cell.name}.json"
 
-
-def gin_root() -> Path:
-    """Where the gin files of the package lie: in a checkout, or where the installer puts data files."""
-    checkout = Path(__file__).resolve().parents[2]
-    for root in (checkout, Path(sys.prefix) / "share" / "anchortrain"):
-        if (root / "gin_configs" / "scaling").is_dir():
-            return root / "gin_configs"
-    raise UserError("gin_configs/scaling is missing", where=str(checkout), mend="install anchortrain again")

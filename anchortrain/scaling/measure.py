@@ -111,8 +111,8 @@ def _runs(layout: Layout, cell: Cell) -> tuple[list[Path], float, float]:
     start = layout.run(dataclasses.replace(cell, method=layout.method(cell.method).start, temperature=1.0))
     rounds = layout.experiment(cell.size, cell.method).rehearsal.rounds
     harvests = [_json(run / f"harvest_{number}" / "harvest.json") for number in range(1, rounds + 1)]
-    generated = sum(harvest["generated_tokens"] for harvest in harvests)
-    seconds = sum(harvest["seconds"] for harvest in harvests)
+    generated = sum(harvest["tokens"]["generated"] for harvest in harvests)
+    seconds = sum(harvest["seconds"]["all"] for harvest in harvests)
     return [start, *(run / f"round_{number}" for number in range(1, rounds + 1))], generated, seconds
 
 
