@@ -164,4 +164,4 @@ def prediction(study: Study) -> Verdict:
         inside = "inside" if one["inside"] else "outside"
         said.append(f"{table.label(method)} {one['measured']:.2f}, {inside} [{low:.2f}, {high:.2f}]")
     holds = all(one["inside"] for one in found.values())
-    return Verdict(holds, f"Text entropy at the largest size: {'; '.join(said)}.", found)
+    return Verdict(holds, f"Text entropy at the largest size measured: {'; '.join(said)}.", found)

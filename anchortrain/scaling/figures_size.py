@@ -15,6 +15,7 @@ from anchortrain.scaling.style import (
     main_methods,
     nothing,
     other_methods,
+    same_scale,
     size_axis,
     svg,
     title,
@@ -49,16 +50,9 @@ def _grid(study: Study, name: str, rows: list[tuple[str, str, str, float]]) -> b
                 _each(one, study, methods, quantity, scale)
                 title(one, f"{heading}: {what}")
                 one.set_ylabel(label)
-            _same_scale(row)
+            same_scale(row, 104.0 if scale == 100 else None)
         legend(figure, [method for _, methods in columns for method in methods])
         return svg(figure, name)
-
-
-def _same_scale(axes: list[Axes]) -> None:
-    """Panels beside each other compare at a glance."""
-    low, high = (pick(one.get_ylim()[i] for one in axes) for i, pick in ((0, min), (1, max)))
-    for one in axes:
-        one.set_ylim(min(low, 0.0), 1.04 * high)
 
 
 def diversity(study: Study, name: str) -> bytes:
@@ -87,7 +81,7 @@ def ratios(study: Study, name: str) -> bytes:
         for one, (what, methods) in zip(axes, columns, strict=True):
             methods = [method for method in methods if method not in (BASE, SFT)]
             for i, method in enumerate(methods):
-                if _ratio_curve(one, study, method, 1.06 ** (i - (len(methods) - 1) / 2)):
+                if _ratio_curve(one, study, method, 1.4 ** ((i + 0.5) / len(methods) - 0.5)):
                     shown.append(method)
             one.set_yscale("log")
             one.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}×"))

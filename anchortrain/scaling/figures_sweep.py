@@ -1,7 +1,6 @@
 """Figures along what is swept at one size: budget, examples, narrowness, temperature."""
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +11,7 @@ from anchortrain.scaling import fits
 from anchortrain.scaling.claims import shown
 from anchortrain.scaling.curves import against, along, at, by_size
 from anchortrain.scaling.results import BASE, Study
-from anchortrain.scaling.style import SOFT, canvas, curve, dot, legend, look, nothing, short, svg, title
+from anchortrain.scaling.style import SOFT, canvas, curve, dot, legend, look, nothing, same_scale, short, svg, title
 
 
 def _methods(study: Study, axis: str) -> list[str]:
@@ -53,19 +52,12 @@ def _sweep(study: Study, name: str, axis: str, label: str) -> bytes:
             title(one, f"{heading}, {study.sweep_size}")
             one.set_xlabel(label)
             one.set_ylabel("bits per attribute")
-        _same(axes)
+        same_scale(axes)
         legend(figure, [BASE, *methods] if base else methods)
         return svg(figure, name)
 
 
 _KINDS = (("text_bits", "all responses"), ("wellformed_bits", "well-formed"))
-
-
-def _same(axes: Iterable[Axes]) -> None:
-    axes = list(axes)
-    high = max(one.get_ylim()[1] for one in axes)
-    for one in axes:
-        one.set_ylim(0, 1.04 * high)
 
 
 def tokens(study: Study, name: str) -> bytes:
@@ -96,7 +88,7 @@ def fit(study: Study, name: str) -> bytes:
             title(one, f"text entropy against loss, {heading}")
             one.set_xlabel("held-out loss of post-training data, nats per text token")
             one.set_ylabel("bits per attribute")
-        _same(axes)
+        same_scale(axes)
         legend(figure, drawn)
         return svg(figure, name)
 
@@ -141,7 +133,7 @@ def data_entropy(study: Study, name: str) -> bytes:
             axes.plot([low, high], [low, high], color=SOFT, ls=":", lw=1.1)
             axes.set_xlim(low, high)
             base = _base_band(axes, study, "text_bits")
-            axes.set_ylim(0, None)
+            same_scale([axes])
             legend(figure, [BASE, *drawn] if base else drawn, [("output as the data", SOFT, ":")], slopes)
         else:
             nothing(axes)
@@ -163,7 +155,7 @@ def frontier(study: Study, name: str) -> bytes:
             title(one, f"{'agreement counted, too' if by_agreement else 'over temperature'}, {study.sweep_size}")
             one.set_xlabel("well-formed × agreement, %" if by_agreement else "well-formed responses, %")
             one.set_ylabel("text entropy, bits per attribute")
-        _same(axes)
+        same_scale(axes)
         legend(figure, methods)
         return svg(figure, name)
 

@@ -26,7 +26,7 @@ figure { margin: 0; } figure svg { width: 100%; height: auto; background: #fff; 
 .claims li + li { border-top: 1px solid var(--rule); }
 .claims p { margin: 0; } .claims .soft { color: var(--soft); font-size: .88rem; overflow-wrap: anywhere; }
 .holds { font-weight: 600; } .yes { color: var(--k2); } .no { color: var(--k7); } .open { color: var(--soft); }
-main { max-width: 72rem; }
+main { max-width: 72rem; } a { color: inherit; }
 """
 _WORDS = {True: ("yes", "holds"), False: ("no", "fails"), None: ("open", "open")}
 _SOURCES = {"paper": "What the paper says", "ours": "What this project says"}

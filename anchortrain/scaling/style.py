@@ -5,6 +5,7 @@ of Okabe and Ito and of Tol, which the colour-blind tell apart; markers and dash
 """
 
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ class Look(NamedTuple):
 
 
 LOOKS = {
-    "base": Look("#4d4d4d", "P"),
+    "base": Look("#4d4d4d", "D"),
     "sft": Look("#d55e00", "s"),
     "sft_compute": Look("#e69f00", "D", "--"),
     "unmasked": Look("#8c510a", "P", "--"),
@@ -151,6 +152,18 @@ def size_axis(axes: Axes, study: Study) -> None:
     axes.set_xticks(values, list(study.sizes))
     axes.set_xlim(values[0] / 1.25, values[-1] * 1.25)
     axes.set_xlabel("non-embedding parameters")
+
+
+def same_scale(axes: Sequence[Axes], most: float | None = None) -> None:
+    """Panels that compare at a glance: from zero to a little above the highest mean, or `most` where that is lower.
+
+    The intervals of two seeds are wider than anything worth seeing, so they have no say.
+    """
+    heights = [float(y) for one in axes for line in one.lines for y in line.get_ydata() if math.isfinite(y)]
+    low, high = min([0.0, *heights]), max(heights, default=1.0)
+    top = high + 0.05 * (high - low)
+    for one in axes:
+        one.set_ylim(1.04 * low - 0.01 * high * (low < 0), top if most is None else min(top, most))
 
 
 def log_ticks(axis: Axis) -> None:
