@@ -3,7 +3,8 @@
     RUN/config.json          the resolved experiment with versions; enough to repeat the run
     RUN/run.json             vocabulary hash and size, annotation keys, row length
     RUN/tokenizer.json|model a copy of the vocabulary
-    RUN/checkpoints/STEP/    Orbax: parameters, optimizer; the loader's position is its metadata
+    RUN/checkpoints/STEP/    Orbax: parameters, optimizer, the anchor's controller if any; the loader's position is its
+                             metadata
     RUN/metrics.jsonl        one line a logged step; RUN/tensorboard/ the same
     RUN/goodput.jsonl        where the time of all attempts went, see `training.timing`
     RUN/finished.json        written last; a run without it is continued
@@ -89,13 +90,11 @@ class CheckpointStore:
         found = self._checkpointer.latest
         return None if found is None else found.step
 
-    def save(self, step: int, params: Params, optimizer: Any, metadata: dict[str, Any]) -> None:
-        """Starts writing a checkpoint; waits first for the one before it."""
+    def save(self, step: int, state: dict[str, Any], metadata: dict[str, Any]) -> None:
+        """Starts writing a checkpoint of the parts of `state` by name; waits first for the one before it."""
         with self._writing():
             self._checkpointer.wait()
-            self._checkpointer.save_checkpointables_async(
-                step, {"params": params, "optimizer": optimizer}, force=True, custom_metadata=metadata
-            )
+            self._checkpointer.save_checkpointables_async(step, state, force=True, custom_metadata=metadata)
 
     def metadata(self, step: int) -> dict[str, Any]:
         """What was saved as `metadata` beside a step."""

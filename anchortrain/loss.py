@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from anchortrain.config import LossConfig
-from anchortrain.divergence import Divergence, Stored, StoredDivergence
+from anchortrain.divergence import Divergence, Stored, StoredDivergence, StoredDivergenceWithBound
 from anchortrain.functional import Statistics
 from anchortrain.linear_softmax import weighted_sum
 from anchortrain.model.transformer import Transformer
@@ -108,15 +108,55 @@ def anchor_term(
     """
     weights_BL = batch["anchor_positions"]
     if reference is None:
-        stored = Stored(batch["reference_ids"], batch["reference_log_probs"])
         functional = StoredDivergence(direction, compares=platform() == "tpu")
-        total, _ = weighted_sum(functional, [hidden_BLD], [model.head_DV], stored, weights_BL)
-        return Term(total, annotation_count(batch))
-    segment_args = (batch["inputs"], batch["positions"], batch["segment_ids"])
-    reference_BLD = jax.lax.stop_gradient(reference.hidden(*segment_args))
-    sources = [hidden_BLD, reference_BLD], [model.head_DV, jax.lax.stop_gradient(reference.head_DV)]
-    total, _ = weighted_sum(Divergence(direction), *sources, None, weights_BL)
+        total, _ = weighted_sum(functional, [hidden_BLD], [model.head_DV], _stored(batch), weights_BL)
+    else:
+        sources = _beside_reference(model, hidden_BLD, reference, batch)
+        total, _ = weighted_sum(Divergence(direction), *sources, None, weights_BL)
     return Term(total, annotation_count(batch))
+
+
+def drift_terms(
+    model: Transformer, hidden_BLD: jax.Array, reference: Transformer | None, batch: dict[str, jax.Array]
+) -> Terms:
+    """The drift KL(R_ref || R), whatever the anchor's direction is: "kl", and "kl_square" of each annotation's sum.
+
+    Without a `reference` its distributions are those stored in the batch, and "kl_bound" is what they miss at most.
+    Nats per annotation; without gradient.
+    """
+    weights_BL, count = batch["anchor_positions"], annotation_count(batch)
+    if reference is None:
+        functional = StoredDivergenceWithBound(compares=platform() == "tpu")
+        sources = [hidden_BLD, -hidden_BLD], [model.head_DV] * 2
+        _, by_token = weighted_sum(functional, *sources, _stored(batch), weights_BL)
+    else:
+        sources = _beside_reference(model, hidden_BLD, reference, batch)
+        _, by_token = weighted_sum(Divergence(), *sources, None, weights_BL)
+    kl_BS = _by_annotation(weights_BL * by_token["divergence"], batch["segment_ids"])
+    terms = {"kl": Term(jnp.sum(kl_BS), count), "kl_square": Term(jnp.sum(kl_BS**2), count)}
+    if "bound" in by_token:
+        terms["kl_bound"] = Term(jnp.sum(weights_BL * by_token["bound"]), count)
+    return terms
+
+
+def _stored(batch: dict[str, jax.Array]) -> Stored:
+    return Stored(batch["reference_ids"], batch["reference_log_probs"])
+
+
+def _beside_reference(
+    model: Transformer, hidden_BLD: jax.Array, reference: Transformer, batch: dict[str, jax.Array]
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Hidden states and heads of the model and of the frozen reference."""
+    reference_BLD = reference.hidden(batch["inputs"], batch["positions"], batch["segment_ids"])
+    frozen = jax.lax.stop_gradient((reference_BLD, reference.head_DV))
+    return [hidden_BLD, frozen[0]], [model.head_DV, frozen[1]]
+
+
+def _by_annotation(values_BL: jax.Array, segments_BL: jax.Array) -> jax.Array:
+    """Sums over each packed segment, [B, most segments of a row]; 0 where a row has fewer."""
+    length = values_BL.shape[1]
+    sums = jax.vmap(lambda values, segments: jax.ops.segment_sum(values, segments, length + 1))(values_BL, segments_BL)
+    return sums[:, 1:]  # 0 is padding
 
 
 def annotation_count(batch: dict[str, jax.Array]) -> jax.Array:
@@ -132,9 +172,9 @@ def term_weights(batch: Batch) -> dict[str, jax.Array]:
     return weights
 
 
-def coefficients(config: LossConfig) -> dict[str, float]:
+def coefficients(anchor_weight: float | jax.Array) -> dict[str, float | jax.Array]:
     """What each term counts in the objective."""
-    return {"text": 1.0, "anchor": config.anchor_weight}
+    return {"text": 1.0, "anchor": anchor_weight}
 
 
 def loss_terms(
@@ -168,6 +208,14 @@ def _apart(both_BLD: jax.Array, more: int) -> tuple[jax.Array, jax.Array]:
     by_device = both_BLD.reshape(batch_ways(), -1, *both_BLD.shape[1:])
     rows = by_device.shape[1] - more // batch_ways()
     return tuple(x.reshape(-1, *both_BLD.shape[1:]) for x in (by_device[:, :rows], by_device[:, rows:]))
+
+
+def standard_error(term: Term, squares: Term) -> float:
+    """Of a mean of independent values, given as the sums of the values and of their squares; nan of fewer than two."""
+    count = float(term.weight)
+    if count < 2:
+        return math.nan
+    return math.sqrt(max(0.0, mean(squares) - mean(term) ** 2) / (count - 1))
 
 
 def mean(term: Term) -> float:

@@ -135,7 +135,7 @@ class Trainer:
             return state, 0
         with self.clock.spent("restore"):
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-            loaded = self.store.load(start, abstract._asdict())
+            loaded = self.store.load(start, abstract.items())
             for name, loader_state in self.store.metadata(start)["loaders"].items():
                 self.loaders[name].set_state(loader_state)
         return steps.TrainState(**loaded), start
@@ -149,9 +149,7 @@ class Trainer:
         else:  # the step donates its state, but not the reference
             params = jax.tree.map(lambda x: x.copy(), self.initial)
         self.initial = None
-        abstract = jax.eval_shape(lambda p: steps.TrainState(p, self.optimizer.init(p)), params)
-        shardings = steps.state_shardings(self.mesh, abstract).optimizer
-        return steps.TrainState(params, jax.jit(self.optimizer.init, out_shardings=shardings)(params))
+        return steps.initial_state(params, self.optimizer, self.experiment.loss, self.mesh)
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -214,7 +212,7 @@ class Trainer:
     def _save(self, step: int, state: steps.TrainState) -> None:
         metadata = {"loaders": {name: loader.get_state() for name, loader in self.loaders.items()}}
         with self.clock.spent("checkpoint"):
-            self.store.save(step, state.params, state.optimizer, metadata)
+            self.store.save(step, state.items(), metadata)
         self.clock.note(step)
 
     def _log(self, pending: tuple[int, dict[str, Any]] | None) -> dict[str, float]:

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from anchortrain import anchor_control
 from anchortrain import loss as losses
+from anchortrain.anchor_control import AnchorControl
 from anchortrain.config import LossConfig, ModelConfig
 from anchortrain.loss import Batch, Term, Terms
 from anchortrain.model.parameters import Params, make_model, model_with, params_of
@@ -21,10 +23,32 @@ from anchortrain.sharding import named, spec
 
 
 class TrainState(NamedTuple):
-    """What a step changes. `params` are float32; `optimizer` is optax's state."""
+    """What a step changes. `params` are float32; `optimizer` is optax's; `anchor` is None where lambda is constant."""
 
     params: Params
     optimizer: Any
+    anchor: AnchorControl | None = None
+
+    def items(self) -> dict[str, Any]:
+        """What a checkpoint holds, by name."""
+        return {name: part for name, part in self._asdict().items() if part is not None}
+
+
+def abstract_state(shapes: Params, optimizer: optax.GradientTransformation, config: LossConfig) -> TrainState:
+    """The shapes of a train state, of those of its parameters."""
+    return jax.eval_shape(lambda p: TrainState(p, optimizer.init(p), anchor_control.initial(config)), shapes)
+
+
+def initial_state(
+    params: Params, optimizer: optax.GradientTransformation, config: LossConfig, mesh: Mesh
+) -> TrainState:
+    """The state before the first step, on the mesh. It holds `params` themselves, which the step will donate."""
+    shardings = state_shardings(mesh, abstract_state(params, optimizer, config))
+
+    def rest(params: Params) -> tuple:
+        return optimizer.init(params), anchor_control.initial(config)
+
+    return TrainState(params, *jax.jit(rest, out_shardings=(shardings.optimizer, shardings.anchor))(params))
 
 
 def param_shardings(mesh: Mesh, params: Params) -> Params:
@@ -77,10 +101,14 @@ def gradients(
     batch: Batch,
     config: LossConfig,
     accumulation: int = 1,
+    anchor_weight: jax.Array | None = None,
 ) -> tuple[Params, Terms]:
-    """The gradient of the objective over a whole batch, and the sums of its terms and metrics."""
+    """The gradient of the objective over a whole batch, and the sums of its terms and metrics.
+
+    `anchor_weight` is lambda where it is not the configuration's.
+    """
     weights = losses.term_weights(batch)
-    coefficients = losses.coefficients(config)
+    coefficients = losses.coefficients(config.anchor_weight if anchor_weight is None else anchor_weight)
     scale = {name: coefficients[name] / jnp.maximum(weight, 1.0) for name, weight in weights.items()}
 
     def objective(params: Params, part: Batch) -> tuple[jax.Array, Terms]:
@@ -114,15 +142,21 @@ def make_train_step(
 
     `compiler_options` are XLA's, such as `compiler.options` gives.
     """
-    shapes = params_of(abstract)
-    shardings = state_shardings(mesh, TrainState(shapes, jax.eval_shape(optimizer.init, shapes)))
+    shardings = state_shardings(mesh, abstract_state(params_of(abstract), optimizer, config))
 
     def step(state: TrainState, reference: Params | None, batch: Batch) -> tuple[TrainState, Terms]:
-        grads, metrics = gradients(abstract, state.params, reference, batch, config, accumulation)
+        anchor = state.anchor
+        weight = None if anchor is None else anchor.weight
+        grads, metrics = gradients(abstract, state.params, reference, batch, config, accumulation, weight)
         updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
+        if anchor is not None:
+            anchor = anchor_control.adapted(anchor, *metrics["anchor/kl"], config)
         metrics = metrics | {"grad_norm": Term(optax.tree.norm(grads), jnp.ones(()))}
-        return TrainState(params, opt_state), metrics
+        if "anchor" in batch:
+            used = jnp.float32(config.anchor_weight) if weight is None else weight
+            metrics |= {"anchor/weight": Term(used, jnp.ones(()))}
+        return TrainState(params, opt_state, anchor), metrics
 
     # Left to itself the compiler may lay the new state out otherwise, and the second step would compile again.
     out = shardings, NamedSharding(mesh, PartitionSpec())
@@ -141,16 +175,13 @@ def make_evaluate_step(abstract: Transformer) -> Callable[[Params, Batch], Terms
     return jax.jit(step)
 
 
-def make_drift_step(abstract: Transformer, direction: str) -> Callable[[Params, Params | None, Batch], Terms]:
-    """The compiled divergence from the reference on drawn annotations (paper's R; nats per annotation).
-
-    Without a reference its distributions are those stored in the batch.
-    """
+def make_drift_step(abstract: Transformer) -> Callable[[Params, Params | None, Batch], Terms]:
+    """The compiled `loss.drift_terms` (parameters, reference's or None, batch of draws) -> metrics."""
 
     def step(params: Params, reference: Params | None, batch: Batch) -> Terms:
         model = model_with(abstract, params)
         frozen = None if reference is None else model_with(abstract, reference)
         hidden = model.hidden(batch["inputs"], batch["positions"], batch["segment_ids"])
-        return {"kl": losses.anchor_term(model, hidden, frozen, batch, direction)}
+        return losses.drift_terms(model, hidden, frozen, batch)
 
     return jax.jit(step)

@@ -40,7 +40,8 @@ def run(tmp_path_factory):
 
 
 def save(store, step, params) -> None:
-    store.save(step, params, {"count": jnp.asarray(step)}, {"loaders": {"train": {"step": step, "waiting": [1, 2]}}})
+    state = {"params": params, "optimizer": {"count": jnp.asarray(step)}}
+    store.save(step, state, {"loaders": {"train": {"step": step, "waiting": [1, 2]}}})
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from anchortrain import linear_softmax
 from anchortrain.config import MeshConfig
-from anchortrain.divergence import Divergence, Stored, StoredDivergence
+from anchortrain.divergence import Divergence, Stored, StoredDivergence, StoredDivergenceWithBound
 from anchortrain.linear_softmax import weighted_sum
 from anchortrain.loss import CrossEntropy
 from anchortrain.sharding import make_mesh
@@ -160,32 +160,66 @@ def test_no_array_of_all_logits_exists(monkeypatch, mesh):
     assert (f"tensor<4x{V}xf32>" if mesh is None else "tensor<12x128xf32>") in lowered
 
 
-@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "js"])
 def test_divergence_of_two_coins(direction):
+    def kl(a, b):
+        return a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))
+
     p, q = 0.9, 0.3
-    a, b = (p, q) if direction == "forward" else (q, p)
-    expected = a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))
+    expected = {"forward": kl(p, q), "reverse": kl(q, p), "js": (kl(p, 0.6) + kl(q, 0.6)) / 2}[direction]
     ref, model = (jnp.log(jnp.array([[x, 1 - x]])) for x in (p, q))
     ones = [jnp.ones((1, 1, 1))] * 2
     found, _ = weighted_sum(Divergence(direction), ones, [model, ref], None, jnp.ones((1, 1)))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_what_is_stored_bounds_the_divergence_from_below():
+@pytest.mark.parametrize("direction", ["forward", "reverse", "js"])
+def test_what_is_stored_bounds_the_divergence_from_below(direction):
     hiddens, heads, data, weights = problem()
-    full, _ = weighted_sum(Divergence(), hiddens, heads, None, weights)
-    part, _ = weighted_sum(StoredDivergence(), hiddens[:1], heads[:1], data["stored"], weights)
+    full, _ = weighted_sum(Divergence(direction), hiddens, heads, None, weights)
+    part, _ = weighted_sum(StoredDivergence(direction), hiddens[:1], heads[:1], data["stored"], weights)
     assert 0 < part < full
 
 
-def test_what_is_stored_says_nothing_against_the_reference_itself():
+@pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(data=1, fsdp=2, sequence=2, tensor=2)])
+@pytest.mark.parametrize("scale", [0.1, 1.0])
+def test_what_is_stored_and_its_bound_enclose_the_divergence_of_every_token(monkeypatch, mesh, scale):
+    """With nearly flat distributions, where the rest is most of the mass, and with steep ones."""
+    monkeypatch.setattr(linear_softmax, "LOGIT_ELEMENTS", 1)
+    hiddens, heads = [scale * hidden for hidden in problem()[0]], problem()[1]
+    log_p, log_ref = (jax.nn.log_softmax(logits(*pair)) for pair in zip(hiddens, heads, strict=True))
+    log_probs, ids = jax.lax.top_k(log_ref, K)
+    stored, rest = Stored(ids, log_probs), 1 - jnp.exp(log_probs).sum(-1)
+    with jax.set_mesh(make_mesh(mesh)):
+        sources = [hiddens[0], -hiddens[0]], [heads[0]] * 2
+        _, found = jax.jit(weighted_sum, static_argnums=0)(
+            StoredDivergenceWithBound(), *sources, stored, jnp.ones((B, L))
+        )
+    whole, part, bound = forward(log_p, log_ref, None), found["divergence"], found["bound"]
+    assert_close(part, of_stored(forward)(log_p, log_ref, {"stored": stored}))
+    assert (part <= whole).all() and (whole <= part + bound).all() and rest.mean() > 0.3 * (scale < 1)
+    # Never more than the plain bound, which does not know that the stored tokens are the most probable.
+    others = 1 - jnp.exp(jnp.take_along_axis(log_p, ids, axis=-1)).sum(-1)
+    assert (bound <= rest * (jnp.log(others) - log_p.min(-1)) + 1e-4).all()
+
+
+def test_a_bound_is_never_negative_and_vanishes_with_the_rest():
+    hiddens, heads, _, weights = problem()
+    log_probs, ids = jax.lax.top_k(jax.nn.log_softmax(logits(hiddens[1], heads[1])), V)
+    sources = [hiddens[0], -hiddens[0]], [heads[0]] * 2
+    _, found = weighted_sum(StoredDivergenceWithBound(), *sources, Stored(ids, log_probs), weights)
+    assert (found["bound"] >= 0).all() and found["bound"].max() < 1e-4
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "js"])
+def test_what_is_stored_says_nothing_against_the_reference_itself(direction):
     hiddens, heads, data, weights = problem()
     missing = data["stored"]._replace(
         ids=data["stored"].ids.at[:, :, -1].set(-2), log_probs=data["stored"].log_probs.at[:, :, -1].set(-jnp.inf)
     )
 
     def total(hidden, stored):
-        return weighted_sum(StoredDivergence(), [hidden], heads[1:], stored, weights)[0]
+        return weighted_sum(StoredDivergence(direction), [hidden], heads[1:], stored, weights)[0]
 
     for stored in (data["stored"], missing):
         value, gradient = jax.value_and_grad(total)(hiddens[1], stored)

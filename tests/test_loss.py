@@ -150,7 +150,34 @@ def test_over_all_annotations_it_is_the_divergence_of_their_distributions():
     np.testing.assert_allclose(found.sum, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_drift_is_the_mean_over_annotations_with_its_standard_error():
+    anchor = random_batch(1, 4, anchor_rows=3)["anchor"]
+    log_p, log_ref = (np.asarray(jax.nn.log_softmax(logits_of(x, anchor)), np.float64) for x in (PARAMS, OTHER))
+    kl_BL = np.sum(np.exp(log_ref) * (log_ref - log_p), axis=-1) * anchor["anchor_positions"]
+    segments_BL = np.asarray(anchor["segment_ids"])
+    each = [kl_BL[b][segments_BL[b] == s].sum() for b in range(3) for s in range(1, segments_BL[b].max() + 1)]
+
+    @jax.jit
+    def measured(reference, batch):
+        frozen = None if reference is None else model_with(ABSTRACT, reference)
+        return losses.drift_terms(model_with(ABSTRACT, PARAMS), hidden_of(PARAMS, batch), frozen, batch)
+
+    found = measured(OTHER, anchor)
+    assert found["kl"].weight == len(each) == 6 and found.keys() == {"kl", "kl_square"}
+    np.testing.assert_allclose(losses.mean(found["kl"]), np.mean(each), rtol=1e-5)
+    error = losses.standard_error(found["kl"], found["kl_square"])
+    np.testing.assert_allclose(error, np.std(each, ddof=1) / math.sqrt(len(each)), rtol=1e-3)
+    log_probs, ids = jax.lax.top_k(log_ref, 8)
+    stored = measured(None, anchor | {"reference_ids": ids, "reference_log_probs": jnp.asarray(log_probs, jnp.float32)})
+    part, bound = losses.mean(stored["kl"]), losses.mean(stored["kl_bound"])
+    assert part < np.mean(each) < part + bound
+
+
+def test_of_one_value_there_is_no_standard_error():
+    assert math.isnan(losses.standard_error(losses.Term(2.0, 1.0), losses.Term(4.0, 1.0)))
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "js"])
 def test_the_anchor_is_zero_at_the_reference(direction):
     batch = random_batch(2, 4, anchor_rows=3)["anchor"]
     model = model_with(ABSTRACT, PARAMS)

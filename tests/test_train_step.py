@@ -1,5 +1,6 @@
 """A step does not depend on how its rows are packed, split into microbatches, or spread over devices."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,21 +13,21 @@ from anchortrain.loss import mean
 from anchortrain.optimizer import make_optimizer
 from anchortrain.sharding import make_mesh
 from anchortrain.train_step import (
-    TrainState,
     batch_sharding,
     gradients,
     init_params,
+    initial_state,
     make_drift_step,
     make_evaluate_step,
     make_train_step,
     param_shardings,
-    state_shardings,
 )
 from tests.batches import TINY, VOCABULARY, example, packed, random_batch, tiny_model
 
 ABSTRACT, PARAMS = tiny_model()
 _, REFERENCE = tiny_model(seed=1)
 CONFIG = LossConfig(anchor_weight=0.5, z_loss=0.01)
+ADAPTED = dataclasses.replace(CONFIG, anchor_target=0.5)
 MESHES = {
     "data=8": MeshConfig(data=8),
     "fsdp=8": MeshConfig(data=1, fsdp=8),
@@ -98,9 +99,8 @@ def three_steps(mesh: MeshConfig, devices: int, name: str = "adamw") -> tuple:
     with jax.set_mesh(mesh):
         params, reference = (jax.device_put(tree, param_shardings(mesh, tree)) for tree in (PARAMS, REFERENCE))
         params = jax.tree.map(lambda x: x.copy(), params)  # the step donates them
-        shardings = state_shardings(mesh, jax.eval_shape(lambda p: TrainState(p, optimizer.init(p)), params))
-        state = TrainState(params, jax.jit(optimizer.init, out_shardings=shardings.optimizer)(params))
-        step = make_train_step(mesh, ABSTRACT, optimizer, CONFIG, accumulation=2)
+        state = initial_state(params, optimizer, ADAPTED, mesh)
+        step = make_train_step(mesh, ABSTRACT, optimizer, ADAPTED, accumulation=2)
         logged = []
         for i in range(3):
             batch = jax.device_put(random_batch(i, 16, anchor_rows=16), batch_sharding(mesh))
@@ -135,5 +135,10 @@ def test_evaluation_agrees_with_the_loss():
     measured = make_evaluate_step(ABSTRACT)(PARAMS, batch)
     np.testing.assert_allclose(measured["loss"].sum, trained["loss/text_term"].sum, rtol=1e-5)
     np.testing.assert_allclose(measured["accuracy/text"], trained["accuracy/text"], rtol=1e-5)
-    drift = make_drift_step(ABSTRACT, "forward")(PARAMS, REFERENCE, anchor)["kl"]
-    np.testing.assert_allclose(drift, trained["loss/anchor_term"], rtol=1e-5)
+    drift = make_drift_step(ABSTRACT)(PARAMS, REFERENCE, anchor)
+    np.testing.assert_allclose(drift["kl"], trained["loss/anchor_term"], rtol=1e-5)
+    mesh = make_mesh(MESHES["fsdp=2 sequence=2 tensor=2"])
+    with jax.set_mesh(mesh):
+        params, reference = (jax.device_put(tree, param_shardings(mesh, tree)) for tree in (PARAMS, REFERENCE))
+        cut = make_drift_step(ABSTRACT)(params, reference, jax.device_put(anchor, batch_sharding(mesh)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), cut, drift)

@@ -20,7 +20,7 @@ from anchortrain.model.parameters import abstract_model, model_with, params_of
 from anchortrain.optimizer import make_optimizer
 from anchortrain.plan.figures import run_steps
 from anchortrain.sharding import check_fits, make_mesh, spec
-from anchortrain.train_step import TrainState, batch_sharding, make_train_step, param_shardings, state_shardings
+from anchortrain.train_step import abstract_state, batch_sharding, make_train_step, param_shardings, state_shardings
 
 # See `data.packing`.
 _BATCH_FIELDS = {
@@ -87,7 +87,7 @@ def train_program(experiment: Experiment, mesh: Mesh) -> Program:
     model = abstract_model(experiment.model, experiment.model.vocabulary_size)
     optimizer = make_optimizer(experiment.optimizer, run_steps(experiment))
     shapes = params_of(model)
-    state = TrainState(shapes, jax.eval_shape(optimizer.init, shapes))
+    state = abstract_state(shapes, optimizer, experiment.loss)
     state = _placed(state, state_shardings(mesh, state))
     reference = state.params if experiment.loss.anchors_online else None
     batch = abstract_batch(experiment, mesh)

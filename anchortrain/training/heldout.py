@@ -30,7 +30,7 @@ class Heldout:
     ) -> None:
         """Reads them. Raises UserError when draws are among them and there is no reference to compare with."""
         self._measure = steps.make_evaluate_step(abstract)
-        self._drift = steps.make_drift_step(abstract, e.loss.anchor_direction)
+        self._drift = steps.make_drift_step(abstract)
         self._sets: dict[str, tuple[str, Params | None, list[dict[str, jax.Array]]]] = {}
         for name, path in e.data.heldout.items():
             manifest = datasets[path].manifest
@@ -55,7 +55,11 @@ class Heldout:
             self._sets[name] = kind, against, [feed(batch) for batch in batches]
 
     def evaluate(self, params: Params) -> dict[str, float]:
-        """Metrics by role: `heldout/NAME/loss/text` and so on; draws give `heldout/NAME/kl`."""
+        """Metrics by role: `heldout/NAME/loss/text` and so on.
+
+        Draws give the drift KL(R_ref || R) in nats per annotation: its mean `heldout/NAME/kl` with the standard error
+        over annotations, `kl_se`; against stored distributions also `kl_bound`, the most that these miss on average.
+        """
         results = {}
         for name, (kind, reference, batches) in self._sets.items():
             totals = None
@@ -65,9 +69,11 @@ class Heldout:
                 else:
                     metrics = self._measure(params, batch)
                 totals = paced(metrics if totals is None else jax.tree.map(jnp.add, totals, metrics))
-            for metric, term in jax.device_get(totals).items():
-                if term[1]:
-                    results[f"heldout/{name}/{metric}"] = losses.mean(losses.Term(*term))
+            terms = {metric: losses.Term(*term) for metric, term in jax.device_get(totals).items() if term[1]}
+            values = {metric: losses.mean(term) for metric, term in terms.items() if metric != "kl_square"}
+            if "kl" in terms and terms["kl"].weight > 1:
+                values["kl_se"] = losses.standard_error(terms["kl"], terms["kl_square"])
+            results |= {f"heldout/{name}/{metric}": value for metric, value in values.items()}
         return results
 
 

@@ -61,18 +61,23 @@ def stored_draws(data, base, tmp_path_factory):
 def runs(data, base, stored_draws, tmp_path_factory):
     """name -> (held-out metrics, lines of metrics) of post-training runs."""
     reverse, own = "LossConfig.anchor_direction = 'reverse'", "LossConfig.anchor_source = 'data'"
+    js, often = "LossConfig.anchor_direction = 'js'", "EvaluateConfig.every_steps = 5"
+    replay = f"DataConfig.train = {{{str(data.documents)!r}: 0.4, {str(data.instructions)!r}: 0.6}}"
     common = {"steps": 25, "init_from": base, "heldout": {"draws": data.heldout_draws, "text": data.instructions}}
+    documents = common["heldout"] | {"documents": data.heldout}
     masked, root = common | {"train": data.instructions}, tmp_path_factory.mktemp("runs")
     settings = {
         "standard": experiment(**common, train=data.plain),
-        "masked": experiment("LossConfig.syntax_share = 0.5", **masked),
+        "masked": experiment("LossConfig.syntax_share = 0.5", often, **masked | {"heldout": documents}),
         "unmasked": experiment("LossConfig.objective = 'unmasked'", **masked),
-        "draws forward": experiment(*ANCHOR, **masked, anchor_data=data.draws),
+        "draws forward": experiment(*ANCHOR, often, **masked, anchor_data=data.draws),
         "stored 300": experiment(*STORED, **masked, anchor_data=stored_draws["draws", 300]),
         "stored 4": experiment(*STORED, **masked, anchor_data=stored_draws["draws", 4]),
         "draws reverse": experiment(*ANCHOR, reverse, **masked, anchor_data=data.draws),
-        "data forward": experiment(*ANCHOR, own, **masked),
+        "draws js": experiment(*ANCHOR, js, **masked, anchor_data=data.draws),
         "data reverse": experiment(*ANCHOR, own, reverse, **masked),
+        "replay, draws": experiment(*ANCHOR, replay, **common | {"heldout": documents}, anchor_data=data.draws),
+        "replay, data": experiment(*ANCHOR, own, replay, **common | {"heldout": documents}),
     }
     found = {}
     for name, one in settings.items():
@@ -94,7 +99,7 @@ def test_masked_and_unmasked_train_on_other_tokens(runs):
     assert unmasked["heldout/text/loss/annotation_value"] < 0.3 * masked["heldout/text/loss/annotation_value"]
 
 
-@pytest.mark.parametrize("name", ["draws forward", "draws reverse", "data forward", "data reverse"])
+@pytest.mark.parametrize("name", ["draws forward", "draws reverse", "draws js", "data reverse", "replay, data"])
 def test_the_anchor_is_logged_and_starts_at_zero(runs, name):
     heldout, lines = runs[name]
     kl = [line["train/anchor/kl"] for line in lines if "train/anchor/kl" in line]
@@ -106,6 +111,31 @@ def test_the_anchor_on_draws_prevents_drift(runs):
     drift = {name: heldout["heldout/draws/kl"] for name, (heldout, _) in runs.items()}
     assert 0 < drift["draws forward"] < 0.3 * drift["masked"]
     assert 0 < drift["draws reverse"]
+    # It is forward divergence whatever the anchor's: Jensen-Shannon, which is less, does not stand in for it.
+    logged = [line["train/anchor/kl"] for line in runs["draws js"][1] if "train/anchor/kl" in line]
+    assert logged[-1] < 0.7 * drift["draws js"] < 0.3 * drift["masked"]
+
+
+def test_drift_grows_under_masking_and_not_under_the_anchor(runs):
+    def drift(name: str) -> np.ndarray:
+        """Mean and its standard error after every fifth step, [5, 2]."""
+        lines = [line for line in runs[name][1] if "heldout/draws/kl" in line]
+        return np.array([(line["heldout/draws/kl"], line["heldout/draws/kl_se"]) for line in lines])
+
+    masked, anchored = drift("masked"), drift("draws forward")
+    assert len(masked) == len(anchored) == 5 and (masked > 0).all() and (anchored > 0).all()
+    assert (np.diff(masked[:, 0]) > 0).all()
+    assert anchored[-1, 0] < anchored[0, 0]
+    (last, se), (held, held_se) = masked[-1], anchored[-1]
+    assert last - 2 * se > held + 2 * held_se
+
+
+@pytest.mark.parametrize("name", ["replay, draws", "replay, data"])
+def test_replay_goes_with_the_anchor(runs, name):
+    (heldout, lines), (masked, _) = runs[name], runs["masked"]
+    assert heldout["heldout/draws/kl"] < 0.1 * masked["heldout/draws/kl"]
+    assert heldout["heldout/documents/loss"] < 0.7 * masked["heldout/documents/loss"]
+    assert heldout["heldout/text/loss/text"] < 0.5 * lines[0]["train/loss/text"]
 
 
 def test_a_run_is_repeated_from_its_config_and_a_finished_one_is_left_alone(base, tmp_path, data):

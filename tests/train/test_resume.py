@@ -20,9 +20,10 @@ STEPS = 150
 
 @pytest.fixture(scope="module")
 def settings(data, base) -> list[str]:
-    """Anchored post-training: two loaders, a reference, held-out sets of both kinds."""
+    """Anchored post-training: two loaders, a reference, an adapted lambda, held-out sets of both kinds."""
     return bindings(
         "LossConfig.anchor_weight = 0.5",
+        "LossConfig.anchor_target = 0.1",
         "LossConfig.syntax_share = 0.5",
         "RunConfig.accumulation = 2",
         "EvaluateConfig.every_steps = 40",
@@ -131,6 +132,8 @@ def test_metrics_are_those_of_an_uninterrupted_run(killed, whole):
     expected = without_times(whole)
     assert [line["step"] for line in expected if "train/loss/text_term" in line] == list(range(1, STEPS + 1))
     assert without_times(killed.run_dir) == expected
+    weights = [line["train/anchor/weight"] for line in expected if "train/anchor/weight" in line]
+    assert len(weights) == STEPS == len(set(weights))  # adapted at every step
 
 
 def test_parameters_are_those_of_an_uninterrupted_run(killed, whole):
