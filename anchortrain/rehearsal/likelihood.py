@@ -3,6 +3,7 @@
 Shapes: B rows, L length, D width, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -33,16 +34,19 @@ class Likelihood:
             raise UserError("the checker 'likelihood' needs a run", where="RehearsalConfig.reference", mend=mend)
         self._run = load_run(reference)
         self._means = _mean_log_probs(self._run.model)
+        # Decided by the first responses: those written again are held to the same.
+        self._bound: float | None = None
         self._quantile, self._least = config.likelihood_quantile, config.least_logprob
 
     def check(self, rows: Sequence[Row]) -> list[Verdict]:
         if not rows:
             return []
         means = self.log_probs(rows)
-        bound = float(np.quantile(means, self._quantile)) if self._quantile else -np.inf
-        if self._least:
-            bound = max(bound, self._least)
-        return [Verdict(mean >= bound, "" if mean >= bound else "unlikely", mean) for mean in means]
+        if self._bound is None:
+            self._bound = float(np.quantile(means, self._quantile)) if self._quantile else -math.inf
+            if self._least:
+                self._bound = max(self._bound, self._least)
+        return [Verdict(mean >= self._bound, "" if mean >= self._bound else "unlikely", mean) for mean in means]
 
     def log_probs(self, rows: Sequence[Row]) -> list[float]:
         """The mean log-probability, nats a token, of each response and its `<eos>`."""

@@ -1,18 +1,26 @@
-"""The tiny story world and base run of the trainer's tests."""
+"""The tiny data of the trainer's tests, and one run that plans broadly and answers briefly."""
 
 import pytest
 
-from tests.train.conftest import base, data
+from anchortrain.annotation import Tag
+from anchortrain.rehearsal.records import prepare_records, record, write_records
+from tests.train.conftest import HEROES, LENGTH, PLACES, data, experiment
 
-__all__ = ["base", "data", "post_trained"]
+__all__ = ["base", "data"]
 
 
 @pytest.fixture(scope="session")
-def post_trained(data, base, tmp_path_factory):
-    """A run that writes a plan and a short answer for nearly every prompt."""
+def base(data, tmp_path_factory):
+    """Trained on plan and answer alike: 36 different pairs of hero and place."""
     from anchortrain.train import train
-    from tests.train.conftest import experiment
 
-    run = tmp_path_factory.mktemp("post") / "run"
-    train(experiment(steps=40, train=data.instructions, init_from=base), run)
-    return run
+    root = tmp_path_factory.mktemp("broad")
+    pairs = [(hero, place) for hero in HEROES for place in PLACES] * 4
+    made = [
+        record(f"b-{i}", "Tell", f"The {hero} ran to the {place}.", (Tag("hero", hero), Tag("place", place)), {})
+        for i, (hero, place) in enumerate(pairs)
+    ]
+    write_records(root / "broad.jsonl", made)
+    prepare_records(root / "broad.jsonl", data.vocabulary, root / "broad", length=LENGTH)
+    train(experiment("LossConfig.objective = 'unmasked'", steps=80, train=root / "broad"), root / "run")
+    return root / "run"
