@@ -19,10 +19,11 @@ METHODS = {
     "kl_adaptive": "adaptive KL anchor",
     "kl_data": "KL anchor on the data's annotations",
     "kl_replay": "KL anchor + replay",
-    "rehearsal": "rehearsal",
-    "rehearsal_no_anchor": "rehearsal without anchor",
     "no_annotated_pretraining": "no annotated pretraining",
+    "plans_from_instructions": "plans learned from instructions only",
     "no_annotation_decoding": "no annotation at decoding",
+    "rehearsal_no_anchor": "rehearsal without anchor",
+    "rehearsal": "rehearsal",
 }
 
 # Kind of entropy -> legend; the order of bars and of the CSS classes.

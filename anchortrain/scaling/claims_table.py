@@ -88,6 +88,13 @@ CLAIMS = (
         partial(paper.ablation, ablation="no_annotated_pretraining", whole="masked"),
     ),
     Claim(
+        "needs_pretrained_plans",
+        "paper",
+        "Likewise where annotations are learned from the instructions alone, which small models need to write any.",
+        "diversity_by_size",
+        partial(paper.ablation, ablation="plans_from_instructions", whole="masked"),
+    ),
+    Claim(
         "needs_annotation_decoding",
         "paper",
         "Without sampling annotations at decoding at least half of the gain is gone.",

@@ -121,4 +121,3 @@ class Layout:
 
     def result(self, cell: Cell) -> Path:
         return self.out / "results" / f"{cell.name}.json"
-

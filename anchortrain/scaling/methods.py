@@ -39,6 +39,8 @@ METHODS = {
     "rehearsal_no_anchor": Method("masked", "sft", rehearses=True),
     # Ablations of the paper. A model that never saw an unplanned response cannot write one, hence the mixed data.
     "no_annotated_pretraining": Method("plain", "sft"),
+    # The same, with the annotations trained on: masked, a small model that never saw one hardly writes any.
+    "plans_from_instructions": Method("plain", "sft"),
     "no_annotation_decoding": dataclasses.replace(_KL, data="sft_mixed", two_stage=False),
     # Annotations trained on: what masking is for.
     "unmasked": Method("base", "sft"),

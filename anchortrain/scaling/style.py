@@ -47,6 +47,7 @@ LOOKS = {
     "rehearsal": Look("#cc79a7", "*"),
     "rehearsal_no_anchor": Look("#882255", "X", "--"),
     "no_annotated_pretraining": Look("#999933", "d", "--"),
+    "plans_from_instructions": Look("#8a7a2a", "P", ":"),
     "no_annotation_decoding": Look("#b8860b", "8", ":"),
 }
 _OTHERS = (

@@ -10,11 +10,11 @@ import numpy as np
 SIZES = {"27k": 26_624, "70k": 69_632, "160k": 159_744, "420k": 419_840, "850k": 851_968}
 METHODS = (
     "sft", "sft_compute", "masked", "replay", "kl", "kl_replay", "rehearsal", "rehearsal_no_anchor",
-    "no_annotated_pretraining", "no_annotation_decoding",
+    "no_annotated_pretraining", "plans_from_instructions", "no_annotation_decoding",
 )  # fmt: skip
 DATA_BITS = {0.0: 3.6, 0.4: 2.9, 0.8: 1.8, 0.95: 1.0}
 TEMPERATURES = (0.6, 0.8, 1.0, 1.2)
-NOISE = 0.01  # bits, between runs
+NOISE = 0.007  # bits, between runs
 
 # Method -> (share of the gap closed, well-formed, agreement, drift at the sweep's size).
 TRUTH: dict[str, tuple[float, float, float | None, float | None]] = {
@@ -27,6 +27,7 @@ TRUTH: dict[str, tuple[float, float, float | None, float | None]] = {
     "rehearsal": (0.995, 0.945, 0.98, 0.3),
     "rehearsal_no_anchor": (0.5, 0.3, 0.99, 6.0),
     "no_annotated_pretraining": (0.2, 0.3, None, None),
+    "plans_from_instructions": (0.05, 0.9, 0.97, None),
     "no_annotation_decoding": (0.1, 0.85, None, 0.5),
 }
 

@@ -77,6 +77,7 @@ def size_of(row):
         ("masked_ratio", of("masked", text_bits=lambda row: row["text_bits"] - (0.3 if row["size"] == "70k" else 0))),
         ("masked_stays_diverse", of("masked", text_bits=lambda row: row["text_bits"] - 0.05 * size_of(row))),
         ("needs_annotated_pretraining", of("no_annotated_pretraining", wellformed_bits=3.2)),
+        ("needs_pretrained_plans", of("plans_from_instructions", text_bits=3.2)),
         ("needs_annotation_decoding", of("no_annotation_decoding", text_bits=3.2)),
         ("sft_follows_data", of("sft", text_bits=1.5)),
         ("more_data_narrows_sft", of("sft", text_bits=1.5)),
