@@ -43,7 +43,8 @@ def draw(
     manifest's notes count those as "unclosed" and the malformed ones that are kept as "malformed".
 
     With `top_k` the reference's distributions at each annotation position are stored with them: the most probable
-    tokens; the note "stored_mass" says how much probability these hold on average.
+    tokens; the note "stored_mass" says how much probability these hold on average. What is left is the factor of the
+    bound on what a divergence over these tokens misses (`divergence.StoredDivergenceWithBound`).
 
     Raises:
       UserError: when the run or the data cannot be used, or no draw closes.
