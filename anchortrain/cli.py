@@ -44,10 +44,11 @@ COMMANDS = {
     "train": Command("anchortrain.commands.train", "pretrain or post-train from a gin file"),
     "draw": Command("anchortrain.commands.draw", "draw annotations from a reference for the KL anchor"),
     "sample": Command("anchortrain.commands.sample", "sample annotation, then response"),
-    "scaling report": Command("anchortrain.commands.scaling_report", "curves, fits and claims from a study's rows"),
     "harvest": Command("anchortrain.commands.harvest", "draw plans, write responses, keep what checkers confirm"),
     "rehearse": Command("anchortrain.commands.rehearse", "post-train in rounds on what the model itself wrote well"),
     "evaluate": Command("anchortrain.commands.evaluate", "measure the diversity of samples, write the report"),
+    "scaling": Command("anchortrain.commands.scaling", "sizes x methods x seeds: a resumable study and its curves"),
+    "scaling report": Command("anchortrain.commands.scaling_report", "curves, fits and claims from a study's rows"),
 }
 
 
