@@ -79,9 +79,8 @@ def experiment_of_round(settings: Rehearsing, out: Path, before: Path, number: i
     whole = sum(e.data.train.values())
     shares = {path: share / whole * (1 - config.share) for path, share in e.data.train.items()}
     shares |= {path: config.share * n / sum(tokens) for path, n in zip(harvests, tokens, strict=True)}
-    loss = e.loss
-    if loss.anchor_weight:
-        loss = dataclasses.replace(loss, anchor_run=loss.anchor_run or reference(settings))
+    # Also without an anchor: drift is told from there.
+    loss = dataclasses.replace(e.loss, anchor_run=e.loss.anchor_run or reference(settings))
     rate = config.learning_rate or e.optimizer.learning_rate
     return dataclasses.replace(
         e,

@@ -69,7 +69,7 @@ def test_it_starts_from_a_finished_run_and_works_without_the_anchor(data, base, 
     config = settings(data, base, f"RehearsalConfig.start = {str(base)!r}", anchor=False)
     whole = rehearse(config, tmp_path / "r")
     assert whole["rounds"][0]["run"] == str(base) and not (tmp_path / "r" / "round_0").exists()
-    assert experiments.load_json(tmp_path / "r" / "round_1" / "config.json").loss.anchor_run == ""
+    assert experiments.load_json(tmp_path / "r" / "round_1" / "config.json").loss.anchor_run == str(base)
 
 
 def test_what_cannot_work_is_said_before_anything_is_trained(data, base, tmp_path):
