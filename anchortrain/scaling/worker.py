@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from anchortrain import cli
+from anchortrain.errors import UserError
 from anchortrain.files import write_text_atomic
 from anchortrain.scaling import locks
 from anchortrain.scaling.layout import Layout
@@ -107,6 +108,9 @@ def _run(layout: Layout, task: Task) -> int:
         return cli.main(task.arguments)
     except KeyboardInterrupt:
         return cli.EXIT_INTERRUPTED
+    except UserError as error:
+        print(error)
+        return cli.EXIT_USER_ERROR
     except Exception:
         # One task's fault must not end the others; the log has all of it.
         traceback.print_exc()
