@@ -15,7 +15,6 @@ from gin import config_parser
 from anchortrain.errors import UserError
 from anchortrain.nearest import suggest
 
-
 # Classes that one command alone reads, for who gives their file to another.
 _ELSEWHERE = {"RehearsalConfig": "rehearse"}
 
