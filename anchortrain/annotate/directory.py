@@ -37,7 +37,7 @@ BAD_RECORDS = "bad_records.jsonl"
 _LOCK = ".lock"
 _MAX_SEED = 2**32 - 1
 _BAD_RECORDS = ("stop", "set_aside")
-_DEFAULT_SCHEMAS = {"documents": "web", "instructions": "instructions"}
+DEFAULT_SCHEMAS = {"documents": "web", "instructions": "instructions"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def make_parser(annotating: Annotating) -> Parser:
 def opened(inputs: Sequence[str | Path], out: Path, annotating: Annotating) -> Iterator[Job]:
     """The job of a directory, begun now or before; nobody else may work on it meanwhile. Raises UserError."""
     check(annotating)
-    schema = load_schema(annotating.annotate.schema or _DEFAULT_SCHEMAS[annotating.annotate.kind])
+    schema = load_schema(annotating.annotate.schema or DEFAULT_SCHEMAS[annotating.annotate.kind])
     identity = identity_of(annotating, schema)
     paths = prefixed(_checked(expand(inputs)))
     fresh = not out.exists()

@@ -7,7 +7,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "samples", nargs="+", metavar="[NAME=]FILE", help="JSON lines of samples; without NAME the file's name is used"
     )
-    parser.add_argument("--world", metavar="FILE", help="world.json of a story world; without it, real text")
+    reader = parser.add_mutually_exclusive_group()
+    reader.add_argument("--world", metavar="FILE", help="world.json of a story world, whose parser reads responses")
+    reader.add_argument(
+        "--annotate_job",
+        metavar="DIR",
+        help="directory of an `anchortrain annotate` job, whose offline annotator reads responses; with neither, "
+        "only annotations are read",
+    )
     parser.add_argument(
         "--form",
         choices=("document", "assistant"),
@@ -23,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from anchortrain.errors import UserError
+    from anchortrain.evaluate.annotated_text import AnnotatedText
     from anchortrain.evaluate.collapse import compare
     from anchortrain.evaluate.report import write_report
     from anchortrain.evaluate.samples import read_samples
@@ -35,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         if name is not None and name not in paths:
             raise UserError(f"{option} {name}: no samples of that name", mend=f"there are {', '.join(paths)}")
     world = World.load(args.world) if args.world else None
+    reader = AnnotatedText(args.annotate_job) if args.annotate_job else world
     samples = {name: read_samples(path) for name, path in paths.items()}
     base, sft = args.base or "base", args.sft or "sft"
     summary = {
@@ -43,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         "files": {name: str(path) for name, path in paths.items()},
         "base": base,
         "sft": sft,
-        "methods": compare(samples, world, base=base, sft=sft, expected_form=args.form),
+        "methods": compare(samples, reader, base=base, sft=sft, expected_form=None if args.annotate_job else args.form),
     }
     print(format_table(summary), end="")
     if args.out:

@@ -121,12 +121,13 @@ def compare(
     """`summarise` of every set, with the collapse against `base` and `sft` where both are there.
 
     Fields of `collapse` are added for all responses and, prefixed `wellformed_`, for well-formed ones only. The base
-    itself has none. Base samples are expected to be documents, all others to have `expected_form`.
+    itself has none. Base samples are expected to be documents, all others to have `expected_form`; with None nothing is
+    expected of any.
 
     Raises UserError when the sets differ in size.
     """
     _check_equal_n({name: len(samples) for name, samples in sets.items()})
-    forms = {name: "document" if name == base else expected_form for name in sets}
+    forms = {name: "document" if name == base and expected_form else expected_form for name in sets}
     table = {name: summarise(samples, world, forms[name]) for name, samples in sets.items()}
     measured = {}
     if world is not None and base in sets and sft in sets:

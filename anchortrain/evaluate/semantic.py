@@ -37,6 +37,7 @@ class World(Protocol):
 
     If it has `values`, a mapping from attribute to its possible values, annotations that name another value count
     as not recovered, as such words in a response do. Otherwise invented values would pass for diversity.
+    If `several_values` is true, a text may have several of one attribute, sorted and joined by ' | '.
     """
 
     def parse(self, text: str) -> Story: ...
@@ -73,7 +74,11 @@ def read(samples: Sequence[Sample], world: World | None = None, expected_form: s
     stories = [world.parse(sample["response"]) for sample in samples]
     attributes = list(dict.fromkeys(name for story in stories for name in story.attributes))
     known = {name: set(map(canonical, values)) for name, values in getattr(world, "values", {}).items()}
-    planned = {name: [_single(plan.get(name), known.get(name)) for plan in plans] for name in attributes}
+    several = getattr(world, "several_values", False)
+    planned = {
+        name: [_set_label(plan.get(name)) if several else _single(plan.get(name), known.get(name)) for plan in plans]
+        for name in attributes
+    }
     written = {name: [_value(story, name) for story in stories] for name in attributes}
     return Readings(
         n=len(samples),

@@ -86,6 +86,8 @@ class MeasureConfig:
     max_annotation_tokens: int = 40
     max_response_tokens: int = 160
     batch_size: int = 512
+    # Directory of an `anchortrain annotate` job, whose annotator reads responses where there is no story world.
+    annotate_job: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +133,11 @@ def _relations(scaling: Scaling) -> list[tuple[str, bool, str]]:
         "SweepConfig.seeds": sweep.seeds,
         "SourceConfig.documents": source.documents,
         "SourceConfig.examples": source.examples,
-        **{f"MeasureConfig.{name}": value for name, value in dataclasses.asdict(measure).items() if name != "top_k"},
+        **{
+            f"MeasureConfig.{name}": value
+            for name, value in dataclasses.asdict(measure).items()
+            if name not in ("top_k", "annotate_job")
+        },
         "SweepConfig.examples": min(sweep.examples, default=1),
         "SweepConfig.tokens": min(sweep.tokens, default=1),
         "SweepConfig.learning_rates": min(sweep.learning_rates, default=1),

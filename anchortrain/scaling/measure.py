@@ -8,6 +8,7 @@ from typing import Any
 from anchortrain import experiment as experiments
 from anchortrain import flops
 from anchortrain.checkpoint import CONFIG, FINISHED, RunInfo
+from anchortrain.evaluate.annotated_text import AnnotatedText
 from anchortrain.evaluate.samples import Sample, read_samples
 from anchortrain.evaluate.semantic import summarise
 from anchortrain.files import write_json_atomic
@@ -34,7 +35,10 @@ _FIELDS = (
 def measure(layout: Layout, cell: Cell) -> None:
     """Writes the cell's result, JSON: coordinates, figures, and the curves of its training."""
     samples, world = read_samples(layout.samples(cell)), _world(layout, cell.seed)
-    summary = summarise(samples, world, None if world is None else "document" if cell.method == BASE else "assistant")
+    reader, form = world, "document" if cell.method == BASE else "assistant"
+    if world is None:  # real text has no form to be in
+        reader, form = _reader(layout), None
+    summary = summarise(samples, reader, form)
     run = layout.final_run(cell)
     finished = _json(run / FINISHED)
     row: dict[str, Any] = _coordinates(layout, cell) | {field: summary[field] for field in _FIELDS}
@@ -48,6 +52,11 @@ def measure(layout: Layout, cell: Cell) -> None:
 
 def _world(layout: Layout, seed: int) -> World | None:
     return None if layout.scaling.source.prepared else World.load(layout.world(seed) / "world.json")
+
+
+def _reader(layout: Layout) -> AnnotatedText | None:
+    job = layout.scaling.measure.annotate_job
+    return AnnotatedText(job) if job else None
 
 
 def _json(path: Path) -> dict[str, Any]:
