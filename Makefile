@@ -1,24 +1,29 @@
 # make quickstart [OUT=quickstart_out] [SEED=0]   mode collapse and its prevention, from nothing to a report
 # make test                                       lint, format and tests
+# make ladder [STUDY=laptop_reduced]              curves over sizes: gin_configs/scaling/STUDY.gin, in ladder_STUDY
 #
-# Both make their own environment in .venv from a Python >= 3.11 and the package index that pip is configured for;
+# All make their own environment in .venv from a Python >= 3.11 and the package index that pip is configured for;
 # a second run reuses it. PYTHON=python3.12 VENV=.venv312 takes another interpreter and another place.
 
 OUT = quickstart_out
 SEED = 0
+STUDY = laptop_reduced
 VENV = .venv
 PYTHON =
 
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test clean
+.PHONY: help quickstart test ladder clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
 quickstart: $(VENV)/runtime.stamp
 	$(BIN)/anchortrain quickstart --out "$(OUT)" --seed $(SEED)
+
+ladder: $(VENV)/runtime.stamp
+	$(BIN)/anchortrain scaling --gin_file gin_configs/scaling/$(STUDY).gin --out ladder_$(STUDY)
 
 test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
