@@ -77,6 +77,7 @@ def _workers(out):
     return [one["pid"] for one in held]
 
 
+@pytest.mark.slow
 def test_a_study_is_stopped_killed_shared_and_mended(gin, tmp_path):
     out = tmp_path / "out"
     process = _start(gin, out, "--workers", "1")
@@ -125,6 +126,40 @@ def test_a_study_is_stopped_killed_shared_and_mended(gin, tmp_path):
     listed, errors = process.communicate(timeout=60)
     assert all(line.startswith("finished") for line in listed.splitlines()), listed
     assert "anchortrain train --gin_file" in listed and "tasks are finished" in errors
+
+
+def test_a_worker_that_is_killed_costs_nothing_that_was_saved(gin, data, tmp_path):
+    """On prepared data: nothing imports TensorFlow."""
+    (gin.parent / "model_s.gin").write_text(
+        _MODEL.format(width=16).replace("length = 224", "length = 64").replace("batch_rows = 4", "batch_rows = 8")
+    )
+    (gin.parent / "pretrain.gin").write_text(
+        "RunConfig.tokens = 40_000\nOptimizerConfig.learning_rate = 0.02\nCheckpointConfig.every_steps = 20\n"
+    )
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Tell"}\n')
+    sets = {"pretrain": data.documents, "heldout": data.heldout, "sft": data.instructions}
+    sets |= {"plain": data.documents, "plain_heldout": data.heldout, "sft_plain": data.plain}
+    sets |= {"sft_heldout": data.instructions, "sft_plain_heldout": data.plain}
+    prepared = {name: {str(path): 1.0} for name, path in sets.items()}
+    with gin.open("a") as file:
+        file.write(
+            f"SourceConfig.prepared = {prepared!r}\nSourceConfig.prompts = {str(tmp_path / 'prompts.jsonl')!r}\n"
+        )
+    out = tmp_path / "out"
+    process = _start(gin, out, "--workers", "1")
+    base = out / "runs" / "s" / "s0" / "base"
+    _wait_for(lambda: list((base / "checkpoints").glob("[0-9]*")) if base.exists() else False, process)
+    os.kill(_workers(out)[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and "a worker ended with exit code -9" in errors
+    assert len(errors.strip().splitlines()) == 1, errors
+    process = _start(gin, out, "--workers", "1")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [row["method"] for row in rows] == ["base", "sft", "kl"]
+    assert rows[2]["drift"] < 20 and rows[2]["drift_se"] > 0 and rows[1]["drift"] is None
+    assert rows[0]["text_bits"] is None and rows[2]["annotation_wellformed"] is not None
 
 
 def test_mistakes_end_in_one_line_with_exit_code_2(gin, tmp_path):
