@@ -14,7 +14,9 @@ half-written step behind.
 """
 
 import contextlib
+import dataclasses
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -153,6 +155,13 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__ or error.__context__
     text = str(error).strip()
     return "no space left on device" if _FULL in text else text.split("\n")[0].split(". ")[0][:200]
+
+
+def fingerprint(run_dir: Path) -> str:
+    """Tells runs apart, wherever they lie and whatever wrote them last: what they train, on what, with which seed."""
+    experiment = dataclasses.asdict(experiments.load_json(run_dir / CONFIG))
+    decides = {name: experiment[name] for name in ("model", "data", "loss", "optimizer", "run")}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class LoadedRun(NamedTuple):

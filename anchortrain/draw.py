@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from anchortrain.checkpoint import load_run
+from anchortrain.checkpoint import fingerprint, load_run
 from anchortrain.data.interleave import PROMPT_END
 from anchortrain.data.packing import Placed, pack
 from anchortrain.data.prepared import Example, Manifest, PreparedDataset, PreparedWriter, TopK
@@ -90,7 +90,8 @@ def draw(
         Example(np.array(one.tokens, np.int32), np.array(one.roles, np.uint8), f"draw-{i:06d}")
         for i, one in enumerate(closed)
     ]
-    notes = {"reference": str(run_dir), "unclosed": len(drawn) - len(closed)}
+    notes = {"reference": str(run_dir), "reference_fingerprint": fingerprint(Path(run_dir))}
+    notes["unclosed"] = len(drawn) - len(closed)
     notes["malformed"] = sum(not one.wellformed for one in closed)
     if top_k:
         columns = min(top_k, loaded.vocabulary.size)

@@ -1,4 +1,7 @@
-"""`anchortrain scaling`: sizes x methods x seeds as a resumable set of runs, then the curves."""
+"""`anchortrain scaling`: sizes x methods x seeds as a resumable set of runs, then the curves.
+
+`anchortrain scaling report` draws the curves alone.
+"""
 
 import argparse
 import os
@@ -37,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         study.print_tasks(layout)
         return 0
-    if args.worker or args.task:
+    if args.worker or args.task is not None:
         return study.work(layout, args.task)
     started = time.monotonic()
 

@@ -125,6 +125,9 @@ def check(config: RehearsalConfig, where: dict[str, str] | None = None) -> None:
         if not least <= value <= most or name in _OPEN_SHARES and value in (least, most):
             what = f"RehearsalConfig.{name} must be {_words(name, least, most)}, got {value}"
             raise UserError(what, where=where.get(name))
+    if config.least > config.draws:
+        what = f"RehearsalConfig.least must be at most draws ({config.draws}), got {config.least}"
+        raise UserError(what, where=where.get("least") or where.get("draws"))
     checker_names(config, where.get("checkers"))
 
 

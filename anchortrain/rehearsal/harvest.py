@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from anchortrain.checkpoint import LoadedRun, RunInfo, load_run
+from anchortrain import experiment as experiments
+from anchortrain.checkpoint import CONFIG, LoadedRun, RunInfo, load_run
 from anchortrain.data.manifest import Manifest
 from anchortrain.errors import UserError
 from anchortrain.files import write_json_atomic
@@ -78,7 +79,7 @@ def harvest(
     """
     config = settings.rehearsal
     names = checker_names(config)
-    reference = (config.reference or reference) if "likelihood" in names else ""
+    reference = (config.reference or reference or _origin(Path(run_dir))) if "likelihood" in names else ""
     sampling = {"run": str(run_dir), "round": round, "prompts": fingerprint(pools)}
     sampling |= {name: getattr(config, name) for name in _SAMPLING}
     keeping = {name: getattr(config, name) for name in _KEEPING} | {"reference": reference}
@@ -88,14 +89,15 @@ def harvest(
         return found
     loaded = load_run(run_dir)
     _begin(out, sampling | {"step": loaded.step})
+    if reference:
+        _check_vocabulary(loaded, reference)
     started = time.monotonic()
     seed = int(np.random.SeedSequence([config.seed, round]).generate_state(1)[0])
     drawing = Drawing(out / "samples", loaded, config, seed)
-    rows = drawing.plans(choose(pools, config.draws, [config.seed, round]))
-    drawn_in = time.monotonic() - started
-    if reference:
-        _check_vocabulary(loaded, reference)
+    # Opened before anything is drawn: what a checker lacks should not be found out afterwards.
     with checkers.opened(names, settings, out / "checkers", reference) as asked:
+        rows = drawing.plans(choose(pools, config.draws, [config.seed, round]))
+        drawn_in = time.monotonic() - started
         result = Keeping(config, asked, drawing, loaded).keep(rows)
     figures = {"settings": sampling | keeping, "run": str(run_dir), "step": loaded.step, "round": round}
     figures |= result.figures()
@@ -116,6 +118,12 @@ def read(out: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read: {error}", where=str(path), mend="remove it: the harvest continues") from None
+
+
+def _origin(run_dir: Path) -> str:
+    """The run that post-training of `run_dir` started from."""
+    experiment = experiments.load_json(run_dir / CONFIG)
+    return experiment.loss.anchor_run or experiment.run.init_from
 
 
 def _check_same(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:

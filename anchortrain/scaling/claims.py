@@ -7,6 +7,7 @@ A test says True, False, or None where there is too little to tell; nothing is j
 - "At every size": one size that fails settles it; otherwise every size of the study must be measured. Ablations and
   controls need not be run at every size: those are judged where they were, and the sentence says where.
 - "Grows" and "falls": the 95 % interval of the slope over log10 of parameters (or examples) excludes zero.
+- Where no base passes its gate everything is open.
 - "Does not fall": a fall beyond MARGIN is excluded. It is False when there is a fall and one beyond MARGIN is possible,
   and None when the interval is so wide that it holds both zero and such a fall.
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 from anchortrain.evaluate import table
 from anchortrain.scaling import fits
-from anchortrain.scaling.curves import Point, by_size, series
+from anchortrain.scaling.curves import Point, base_agreement, by_size, gated, series
 from anchortrain.scaling.fits import Estimate, Fit
 from anchortrain.scaling.results import BASE, Study
 
@@ -49,8 +50,11 @@ def judge(study: Study) -> list[dict[str, Any]]:
     from anchortrain.scaling.claims_table import CLAIMS
 
     found = []
+    # A base that ignores its annotations cannot show what they do, nor do models that never learned to write.
+    known = any(base_agreement(study, size) for size in study.sizes)
+    open_all = study.base_gate is not None and known and not gated(study)
     for claim in CLAIMS:
-        verdict = claim.test(study)
+        verdict = Verdict(None, "No base passes the gate.") if open_all else claim.test(study)
         found.append(
             {
                 "id": claim.id,

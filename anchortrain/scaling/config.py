@@ -121,10 +121,12 @@ def _relations(scaling: Scaling) -> list[tuple[str, bool, str]]:
     """(field, whether it is right, what to say if not)"""
     study, source, sweep, measure = scaling.study, scaling.source, scaling.sweep, scaling.measure
     unknown = [name for name in study.methods if study.like.get(name, name) not in METHODS]
-    named = [*study.ladder, *(name for names in sweep.methods.values() for name in names)]
-    idle = [name for name in named if name not in study.methods]
+    absent = [name for name in study.ladder if name not in study.methods]
+    idle = [name for names in sweep.methods.values() for name in names if name not in study.methods]
     unvaried = [name for name in sweep.methods if name not in VARIED]
-    strange = [size for size in (*study.pretrain_tokens, *sweep.learning_rate_sizes) if size not in study.sizes]
+    strange = [size for size in study.pretrain_tokens if size not in study.sizes]
+    untried = [size for size in sweep.learning_rate_sizes if size not in study.sizes]
+    unlike = [name for name in study.like if name not in study.methods]
     missing = [method.start for method in methods_of(study).values() if method.rehearses] if not unknown else []
     missing = [name for name in missing if name not in study.methods]
     varied = any(getattr(sweep, name) for name in VARIED) or bool(study.ladder)
@@ -165,6 +167,13 @@ def _relations(scaling: Scaling) -> list[tuple[str, bool, str]]:
             not missing,
             f"StudyConfig.methods lacks {', '.join(missing)}, whose runs a rehearsal goes on from",
         ),
+        ("StudyConfig.ladder", not absent, f"method {', '.join(absent)} is not in StudyConfig.methods"),
+        ("StudyConfig.like", not unlike, f"StudyConfig.like has {', '.join(unlike)}, which StudyConfig.methods lacks"),
+        (
+            "SweepConfig.learning_rate_sizes",
+            not untried,
+            f"size {', '.join(untried)} is not in StudyConfig.sizes ({', '.join(study.sizes)})",
+        ),
         ("SweepConfig.methods", not idle, f"method {', '.join(idle)} is not in StudyConfig.methods"),
         (
             "SweepConfig.methods",
@@ -174,7 +183,7 @@ def _relations(scaling: Scaling) -> list[tuple[str, bool, str]]:
         (
             "StudyConfig.pretrain_tokens",
             not strange,
-            f"size {', '.join(strange)} is not in StudyConfig.sizes ({', '.join(study.sizes)})",
+            f"StudyConfig.pretrain_tokens names {', '.join(strange)}, not in StudyConfig.sizes",
         ),
         (
             "SweepConfig.size",

@@ -14,6 +14,7 @@ from typing import Any
 
 from anchortrain.data.prepare import prepare
 from anchortrain.data.tokenizer_training import train_tokenizer
+from anchortrain.errors import UserError
 from anchortrain.files import write_json_atomic
 from anchortrain.quickstart.data import LENGTH, UNANNOTATED_SHARE, VOCABULARY
 from anchortrain.storyworld import corpus
@@ -56,4 +57,7 @@ def main(kind: str, directory: Path, spec: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))
+    try:
+        main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))
+    except UserError as error:
+        sys.exit(f"anchortrain: error: {error}")

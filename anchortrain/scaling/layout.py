@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from anchortrain import experiment as experiments
 from anchortrain.config import Experiment
@@ -15,6 +17,8 @@ from anchortrain.scaling import data
 from anchortrain.scaling.cells import BASE, Cell
 from anchortrain.scaling.config import Scaling, methods_of
 from anchortrain.scaling.methods import Method
+
+_WITHOUT_EFFECT = ("MeshConfig", "CheckpointConfig")  # on what is learned
 
 STUDY, RESULTS, CURVES = "study.json", "results.jsonl", "curves.jsonl"
 
@@ -33,6 +37,7 @@ class Layout:
     out: Path
     gin: Path  # directory that names of gin files are relative to
     scaling: Scaling
+    files: tuple[str, ...] = ()  # gin files of the study, as they were named
     _checked: set[tuple[str, str]] = dataclasses.field(default_factory=set)
 
     # -- gin -------------------------------------------------------------------------------------
@@ -41,7 +46,9 @@ class Layout:
         """Of a model and a stage ("pretrain" or a method); later ones override earlier ones."""
         study = self.scaling.study
         names = f"{study.model} + {study.pretrain if stage == 'pretrain' else study.methods[stage]}".split("+")
-        return [str(self._gin_file(name.strip().replace("{size}", size))) for name in names if name.strip()]
+        return [
+            os.path.normpath(self._gin_file(name.strip().replace("{size}", size))) for name in names if name.strip()
+        ]
 
     def _gin_file(self, name: str) -> Path:
         path = self.gin / name
@@ -55,6 +62,13 @@ class Layout:
         root = Rehearsing if self.rehearses(stage) else Experiment
         return build(root, read_bindings(root, self.gin_files(size, stage), ()))
 
+    @functools.cache  # noqa: B019
+    def bound(self, size: str, stage: str) -> dict[str, Any]:
+        """What the gin files of a stage bind, but for what changes nothing of the result."""
+        root = Rehearsing if self.rehearses(stage) else Experiment
+        bound = read_bindings(root, self.gin_files(size, stage), ())
+        return {name: one.value for name, one in bound.items() if name.split(".")[0] not in _WITHOUT_EFFECT}
+
     def rehearses(self, stage: str) -> bool:
         return stage != "pretrain" and self.method(stage).rehearses
 
@@ -63,7 +77,10 @@ class Layout:
         if (size, stage) not in self._checked:
             self._checked.add((size, stage))
             read = rehearsals.load if self.rehearses(stage) else experiments.load
-            read(self.gin_files(size, stage), bindings)
+            found = read(self.gin_files(size, stage), bindings)
+            if stage != "pretrain" and self.method(stage).anchored and not found.loss.anchor_weight:
+                what = f"{stage} is an anchored method, but its gin files set no LossConfig.anchor_weight"
+                raise UserError(what, where=f"StudyConfig.methods[{stage!r}]", mend="name those of an anchor")
 
     def method(self, name: str) -> Method:
         return methods_of(self.scaling.study)[name]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -63,7 +64,9 @@ class Supervisor:
                 elif code == EXIT_INTERRUPTED:
                     raise KeyboardInterrupt
                 elif code not in (0, 1):
-                    raise UserError(f"a worker ended with exit code {code}", mend=f"see {self._worker_log}")
+                    raise UserError(
+                        f"a worker ended with exit code {code}{self._last_words}", where=str(self._worker_log)
+                    )
             done = {task.name for task in self.tasks if task.done}
             if any(name.startswith("measure/") for name in done - shown):
                 gather(self.layout)
@@ -75,6 +78,12 @@ class Supervisor:
     @property
     def _worker_log(self) -> Path:
         return self.layout.out / "logs" / "workers.log"
+
+    @property
+    def _last_words(self) -> str:
+        """What the workers' log ends with, if anything."""
+        lines = self._worker_log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f": {lines[-1]}" if lines else ""
 
     def _start(self) -> subprocess.Popen:
         self._worker_log.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +200,7 @@ def describe(layout: Layout) -> dict[str, Any]:
         "cells": len(cells(scaling)),
         "task_seconds": round(sum(seconds for _, seconds in _times(layout)), 1),
         "learning_rates": _learning_rates(layout),
-        "command": "anchortrain scaling --gin_file gin_configs/scaling/" + f"{study.name}.gin",
+        "command": shlex.join(["anchortrain", "scaling", *(f"--gin_file={file}" for file in layout.files)]),
     }
 
 

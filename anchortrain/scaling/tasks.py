@@ -35,12 +35,13 @@ class Task:
     module: str = ""
     cell: Cell | None = None  # to be measured
     cost: float = 1.0  # seconds, as guessed
+    settings: dict[str, Any] | None = None  # of a training: field -> value, paths left out
 
     @property
     def command(self) -> str:
         """As a person would type it."""
         if self.cell:
-            return f"(measures {self.cell.name})"
+            return f"anchortrain scaling … --task {self.name}"
         return shlex.join(
             ["python", "-m", self.module, *self.arguments] if self.module else ["anchortrain", *self.arguments]
         )
@@ -244,7 +245,8 @@ def _train(
         round_cost = plan.tokens * _train_flops(experiment) / _TRAIN_FLOPS
         cost = plan.rounds * (_STARTUP + round_cost + plan.draws * 110 * _forward_flops(experiment) / _SAMPLE_FLOPS)
     finished = run / ("rehearsal.json" if rehearses else "finished.json")
-    return Task(name, finished, needs, (*arguments, "--out", str(run)), cost=cost)
+    settings = layout.bound(cell.size, stage) | {k: v for k, v in bindings.items() if isinstance(v, int | float)}
+    return Task(name, finished, needs, (*arguments, "--out", str(run)), cost=cost, settings=settings)
 
 
 def _sample(layout: Layout, cell: Cell, *, needs: tuple[str, ...], how: tuple[str, ...]) -> Task:

@@ -31,8 +31,8 @@ _POLL_SECONDS = 2.0
 def work(layout: Layout, only: str | None = None) -> int:
     """Takes tasks until all are finished or none can be; returns 0, 1 after a failure, AGAIN or 130."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    every, taken = tasks(layout), 0
-    while True:
+    every, taken, parent = tasks(layout), 0, os.getppid()
+    while os.getppid() == parent:  # else whoever started us was killed; the study goes on when it is asked to
         done = {task.name for task in every if task.done}
         wanted = [task for task in every if task.name not in done and only in (None, task.name)]
         if not wanted:
@@ -51,6 +51,7 @@ def work(layout: Layout, only: str | None = None) -> int:
             time.sleep(_POLL_SECONDS)
         else:
             return 1
+    return cli.EXIT_INTERRUPTED
 
 
 def take(layout: Layout, ready: list[Task]) -> tuple[Task, locks.Lock] | None:

@@ -58,12 +58,31 @@ def load_runs(
         raise UserError("the anchor needs a reference", where="LossConfig.anchor_weight", mend=mend)
     for source in dict.fromkeys(filter(None, (start, reference))):
         _check_run(source, e, info)
+    if reference:
+        _check_draws(e, datasets, Path(reference))
     initial = _load(start, shardings) if start else None
     if not reference or not _needs_reference(e, datasets):
         return initial, None
     if start and Path(start).resolve() == Path(reference).resolve():
         return initial, initial
     return initial, _load(reference, shardings)
+
+
+def _check_draws(e: Experiment, datasets: dict[str, PreparedDataset], reference: Path) -> None:
+    """Raises UserError on draws that another run made: the anchor and drift would be of a distribution of nobody."""
+    anchored = e.loss.anchor_weight and e.loss.anchor_source == "draws"
+    if anchored and datasets[e.loss.anchor_data].manifest.kind != "draws":
+        mend = "name what `anchortrain draw` made, or set LossConfig.anchor_source = 'data'"
+        raise UserError("holds no draws", where=f"LossConfig.anchor_data {e.loss.anchor_data}", mend=mend)
+    own = checkpoints.fingerprint(reference)
+    for path in dict.fromkeys([*([e.loss.anchor_data] if anchored else []), *e.data.heldout.values()]):
+        manifest = datasets[path].manifest
+        made_by = manifest.notes.get("reference_fingerprint", own)  # older draws do not say
+        if manifest.kind == "draws" and made_by != own:
+            what = f"was drawn from {manifest.notes.get('reference')}, but the reference is {reference}"
+            raise UserError(
+                what, where=path, mend="draw from the reference, or name the other in LossConfig.anchor_run"
+            )
 
 
 def _load(source: str, shardings: Params) -> Params:

@@ -11,7 +11,7 @@ import pytest
 from anchortrain.errors import UserError
 from anchortrain.quickstart.study import Study
 
-METHODS = {"base", "sft", "masked", "kl", "no_annotated_pretraining", "no_annotation_decoding"}
+METHODS = {"base", "sft", "masked", "kl", "no_annotated_pretraining", "no_annotation_decoding", "rehearsal"}
 FIELDS = {
     "n",
     "text_bits",
@@ -32,7 +32,9 @@ from anchortrain.quickstart.study import Scale, Study
 import anchortrain.quickstart.study as study
 study.MAX_EXTENSIONS = 0
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
-scale = Scale(documents=600, instructions=200, samples=32, draws=64, pretrain_tokens=50_000, posttrain_tokens=10_000)
+# The story parser would confirm nothing that such a model writes.
+rehearsal = {"checkers": "likelihood", "draws": 32, "least": 1, "tokens": 5_000, "batch_size": 32}
+scale = Scale(600, 200, 32, 64, pretrain_tokens=50_000, posttrain_tokens=10_000, rehearsal=rehearsal)
 Study(Path(sys.argv[1]), 3, scale).run()
 """
 
@@ -85,5 +87,7 @@ def test_the_effect_holds_for_other_seeds(tmp_path, seed):
     assert rows["masked"]["collapse_ratio"] >= 4
     assert rows["kl"]["collapse_ratio"] >= 10
     assert rows["kl"]["wellformed"] >= rows["sft"]["wellformed"] - 0.15
+    assert rows["rehearsal"]["wellformed"] >= rows["sft"]["wellformed"] - 0.04
+    assert rows["rehearsal"]["text_bits"] >= 0.98 * rows["base"]["text_bits"] and rows["rehearsal"]["agreement"] >= 0.95
     for ablation in ("no_annotated_pretraining", "no_annotation_decoding"):
         assert rows[ablation]["gap_closed"] < 0.5

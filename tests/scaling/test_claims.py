@@ -125,6 +125,11 @@ def test_a_size_that_is_missing_leaves_a_claim_open_unless_another_fails_it(tmp_
     assert gone["kl_ratio"]["holds"] is False
 
 
+def test_without_a_base_that_passes_its_gate_nothing_is_claimed(tmp_path):
+    found = verdicts(tmp_path, lambda row: row | {"base_agreement": 0.5, "agreement": row["agreement"] and 0.5})
+    assert {one["sentence"] for one in found.values()} == {"No base passes the gate."}
+
+
 def test_sizes_that_fail_the_gate_do_not_count_against_rehearsal(tmp_path):
     def weak(row):
         if row["size"] == "27k":

@@ -94,7 +94,7 @@ def test_sweeps_vary_one_thing_at_a_time(tmp_path):
         ("StudyConfig.seeds = 0", "StudyConfig.seeds must be positive"),
         ("StudyConfig.methods = {'klm': 'laptop/kl.gin'}", "unknown method 'klm'; did you mean 'kl'?"),
         ("StudyConfig.methods = {'rehearsal': 'laptop/kl.gin'}", "lacks kl"),
-        ("StudyConfig.pretrain_tokens = {'1k': 3}", "size 1k is not in"),
+        ("StudyConfig.pretrain_tokens = {'1k': 3}", "names 1k, not in"),
         ("SweepConfig.methods = {'tokens': ['dpo']}", "method dpo is not in StudyConfig.methods"),
         ("SweepConfig.methods = {'token': ['kl']}", "varies token; there are narrowness"),
         ("SweepConfig.size = '1k'", "SweepConfig.size must be one of"),
@@ -114,7 +114,8 @@ def test_gin_files_are_checked_before_anything_is_written(tmp_path):
     out = tmp_path / "out"
     for methods, words in (
         ("{'kl': 'laptop/nothing.gin'}", "no such gin file"),
-        ("{'kl': 'laptop/model_27k.gin', 'sft': 'laptop_reduced.gin'}", "unknown class"),
+        ("{'sft': 'laptop_reduced.gin'}", "unknown class"),
+        ("{'kl': 'laptop/posttrain.gin'}", "its gin files set no LossConfig.anchor_weight"),
     ):
         with pytest.raises(UserError, match=words):
             study.open_study([str(GIN / "laptop_reduced.gin")], [f"StudyConfig.methods = {methods}"], str(out))
@@ -127,7 +128,29 @@ def test_a_study_may_grow_but_not_change(tmp_path):
     study.open_study(gin, ["StudyConfig.seeds = 4"], out)
     with pytest.raises(UserError, match=r"was started with MeasureConfig.samples = 512, now it is 64"):
         study.open_study(gin, ["MeasureConfig.samples = 64"], out)
+    more = ["StudyConfig.sizes = ['27k', '62k']", "StudyConfig.pretrain_tokens = {'27k': 4_000_000, '62k': 7}"]
+    study.open_study(gin, more, out)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("keep")
     with pytest.raises(UserError, match="holds no study"):
         study.open_study(gin, [], str(tmp_path / "mine"))
+
+
+def test_a_run_that_was_begun_may_not_be_another_one_now(tmp_path):
+    """Also where only a gin file of its stage has changed."""
+    for path in GIN.glob("laptop/*.gin"):
+        (tmp_path / "laptop").mkdir(exist_ok=True)
+        (tmp_path / "laptop" / path.name).write_text(path.read_text())
+    text = (GIN / "laptop_reduced.gin").read_text().splitlines()
+    (tmp_path / "study.gin").write_text("\n".join(line for line in text if "'rehearsal'" not in line))
+    gin, out = [str(tmp_path / "study.gin")], tmp_path / "out"
+    study.open_study(gin, [], str(out))
+    kl = tmp_path / "laptop" / "kl.gin"
+    kl.write_text(kl.read_text().replace("= 0.1", "= 0.2"))
+    study.open_study(gin, [], str(out))  # nothing of it was begun
+    (out / "runs" / "27k" / "s0" / "kl" / "n0.8_e8000").mkdir(parents=True)
+    kl.write_text(kl.read_text().replace("= 0.2", "= 9.0") + "\nMeshConfig.fsdp = 1\n")
+    with pytest.raises(UserError, match=r"was begun with LossConfig.anchor_weight = 0.2, now it is 9.0"):
+        study.open_study(gin, [], str(out))
+    kl.write_text(kl.read_text().replace("= 9.0", "= 0.2"))
+    study.open_study(gin, [], str(out))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from anchortrain.checkpoint import fingerprint
 from anchortrain.cli import main
 from tests.train.conftest import bindings
 
@@ -57,7 +58,7 @@ def the_line(capsys) -> str:
         (
             [*ANCHOR],
             {"anchor_data": "documents", "init_from": "base"},
-            "documents: nothing to anchor at: neither draws nor annotated instructions; make some with",
+            "documents: holds no draws; name what `anchortrain draw` made, or set LossConfig.anchor_source",
         ),
         (
             [*ANCHOR, "LossConfig.anchor_source = 'data'"],
@@ -97,6 +98,18 @@ def test_a_mistake_in_the_configuration(data, base, tmp_path, capsys, more, path
     assert train(tmp_path / "run", bindings(*more, steps=2, **found)) == 2
     assert message in the_line(capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_draws_of_another_run_are_no_reference(data, base, tmp_path, capsys):
+    shutil.copytree(data.draws, tmp_path / "draws")
+    manifest = json.loads((tmp_path / "draws" / "manifest.json").read_text())
+    for made_by, code in (("another", 2), (fingerprint(base), 0)):
+        manifest["notes"] = {"reference": "runs/another", "reference_fingerprint": made_by}
+        (tmp_path / "draws" / "manifest.json").write_text(json.dumps(manifest))
+        heldout = {"heldout": {"drift": tmp_path / "draws"}, "init_from": base}
+        assert train(tmp_path / "out", bindings(steps=1, train=data.instructions, **heldout)) == code
+        said = capsys.readouterr().err
+        assert ("was drawn from runs/another, but the reference is" in said) == (code == 2)
 
 
 def test_a_directory_with_something_else_in_it(data, tmp_path, capsys):
