@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     )
     notes = ", ".join(f"{manifest.notes[name]} {name}" for name in ("unclosed", "malformed"))
     if args.top_k:
-        notes += f", the {args.top_k} stored tokens hold {manifest.notes['stored_mass']:.4f} of the probability"
+        notes += (
+            f", the {manifest.stored_top_k} stored tokens hold {manifest.notes['stored_mass']:.4f} of the probability"
+        )
     print(f"{args.out}: {manifest.examples} annotations, {manifest.tokens} tokens, {notes}")
     return 0

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     workers = (os.cpu_count() or 1) if args.workers is None else args.workers
     if workers < 1:
         raise UserError(f"must be at least 1, got {workers}", where="--workers")
-    layout = study.open_study(args.gin_file, args.gin_bindings, args.out, new=not args.list)
+    layout = study.open_study(args.gin_file, args.gin_bindings, args.out, new=not (args.list or args.worker))
     if args.list:
         study.print_tasks(layout)
         return 0

@@ -71,8 +71,8 @@ def judge(study: Study) -> list[dict[str, Any]]:
 
 
 def not_measured(*methods: str) -> Verdict:
-    """The verdict where rows are missing."""
-    return Verdict(None, f"Not measured: {', '.join(map(table.label, methods))}.")
+    """The verdict where rows are missing, or what they should say is undefined."""
+    return Verdict(None, f"Not measured, or undefined: {', '.join(map(table.label, methods))}.")
 
 
 def missing(study: Study, *methods: str) -> list[str]:
@@ -159,7 +159,7 @@ def trend(
     """A claim about the slope of one quantity over log10 x. `unit` follows the figure, such as "bits"."""
     fit = slope_over(points)
     if fit is None:
-        return Verdict(None, f"{name}: measured at fewer than two values of {over}.")
+        return Verdict(None, f"{name}: defined at fewer than two values of {over}.")
     slope, scale, digits = fit.terms["b"], 100 if unit == "points" else 1, 1 if unit == "points" else 3
     first, last = points[0].mean, points[-1].mean
     said = f"{name}: {shown(slope, digits, scale)} {unit} per tenfold {over}, from {shown(first, 2, scale)} to "

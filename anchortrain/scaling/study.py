@@ -34,11 +34,13 @@ def open_study(gin_files: Sequence[str], bindings: Sequence[str], out: str, *, n
         before = json.loads(path.read_text(encoding="utf-8"))
         begun = {task.name for task in every if task.settings and task.output.parent.exists()}
         _check_same({k: v for k, v in before.items() if not k.startswith("train/") or k in begun}, now, layout.out)
-        now = before | now
+        new, now = new and before | now != before, before | now
     elif layout.out.exists() and any(layout.out.iterdir()):
         raise UserError("is not empty and holds no study", where=out, mend="choose another --out")
-    if new:
-        write_json_atomic(path, now)
+    # Where another command writes it just now, it writes the same.
+    if new and (lock := locks.acquire(layout.out / "locks" / "settings")):
+        with lock:
+            write_json_atomic(path, now)
     return layout
 
 

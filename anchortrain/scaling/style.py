@@ -162,6 +162,7 @@ def same_scale(axes: Sequence[Axes], most: float | None = None) -> None:
     """
     heights = [float(y) for one in axes for line in one.lines for y in line.get_ydata() if math.isfinite(y)]
     low, high = min([0.0, *heights]), max(heights, default=1.0)
+    high = high if high > low else low + 1.0  # all zero, as in a study that learned nothing
     top = high + 0.05 * (high - low)
     for one in axes:
         one.set_ylim(1.04 * low - 0.01 * high * (low < 0), top if most is None else min(top, most))
