@@ -62,6 +62,7 @@ def test_loader(run, monkeypatch):
     assert row["tokens_per_cpu_second"] > 0 and 0.5 < row["fill"] <= 1 and 0 <= row["waiting"] <= 1
 
 
+@pytest.mark.slow
 def test_startup(run):
     rows = run(startup, "--size", "tiny", "--repeats", "1")
     assert [row["cache"] for row in rows] == ["none", "warm"] and all(row["seconds"] > 0 for row in rows)

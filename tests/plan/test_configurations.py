@@ -21,7 +21,7 @@ PEER = GIN.parents[1] / "benchmarks" / "peer.gin"
 DATA = "DataConfig.train = {'no/such/directory': 1.0}"
 GB = 1e9
 SLICES = {"600m": "v5e-32", "1b": "v5p-32", "2p5b": "v5p-32"}
-QUICK = {("pretrain", "1b"), ("kl", "1b")}  # of the default suite; every program takes most of a minute
+QUICK = {("kl", "1b")}
 CASES = [
     pytest.param(kind, size, marks=() if (kind, size) in QUICK else pytest.mark.slow)
     for size in SLICES
