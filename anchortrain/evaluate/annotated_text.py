@@ -1,23 +1,17 @@
 """A world for real text: what a response says is what the annotator of the training data reads from it."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import NamedTuple
 
 from anchortrain.annotate.annotators import open_annotator
 from anchortrain.annotate.chunk_types import chunk_type
-from anchortrain.annotate.config import (
-    AnnotateConfig,
-    Annotating,
-    ChunkConfig,
-    LabelsConfig,
-    LlmConfig,
-    OfflineConfig,
-    SourceConfig,
-)
+from anchortrain.annotate.config import AnnotateConfig, Annotating
 from anchortrain.annotate.directory import DEFAULT_SCHEMAS
 from anchortrain.annotate.passages import Passage
 from anchortrain.annotate.schema import load_schema
+from anchortrain.config_reader import build
 from anchortrain.data.sources import JOB
 from anchortrain.errors import UserError
 from anchortrain.evaluate.samples import canonical
@@ -54,7 +48,7 @@ class AnnotatedText:
         if annotate.annotator != "offline":
             mend = "annotate with --annotator offline, which can read new text"
             raise UserError(f"was made by the annotator {annotate.annotator!r}", where=str(job), mend=mend)
-        annotating = Annotating(SourceConfig(), ChunkConfig(), annotate, OfflineConfig(), LlmConfig(), LabelsConfig())
+        annotating = dataclasses.replace(build(Annotating, {}), annotate=annotate)
         schema = load_schema(annotate.schema or DEFAULT_SCHEMAS[annotate.kind])
         self._annotator = open_annotator(annotating, schema, Path(job))
 

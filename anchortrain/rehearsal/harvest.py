@@ -79,7 +79,7 @@ def harvest(
     """
     config = settings.rehearsal
     names = checker_names(config)
-    reference = (config.reference or reference or _origin(Path(run_dir))) if "likelihood" in names else ""
+    reference = (config.reference or reference or origin(Path(run_dir))) if "likelihood" in names else ""
     sampling = {"run": str(run_dir), "round": round, "prompts": fingerprint(pools)}
     sampling |= {name: getattr(config, name) for name in _SAMPLING}
     keeping = {name: getattr(config, name) for name in _KEEPING} | {"reference": reference}
@@ -120,7 +120,7 @@ def read(out: Path) -> dict[str, Any]:
         raise UserError(f"cannot be read: {error}", where=str(path), mend="remove it: the harvest continues") from None
 
 
-def _origin(run_dir: Path) -> str:
+def origin(run_dir: Path) -> str:
     """The run that post-training of `run_dir` started from."""
     experiment = experiments.load_json(run_dir / CONFIG)
     return experiment.loss.anchor_run or experiment.run.init_from

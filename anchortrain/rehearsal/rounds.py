@@ -18,7 +18,6 @@ from typing import Any
 import jax
 
 from anchortrain import checkpoint as checkpoints
-from anchortrain import experiment as experiments
 from anchortrain.config import Experiment
 from anchortrain.data.manifest import MANIFEST, Manifest
 from anchortrain.errors import UserError
@@ -26,6 +25,7 @@ from anchortrain.files import write_json_atomic
 from anchortrain.rehearsal import checker as checkers
 from anchortrain.rehearsal.config import Rehearsing, checker_names
 from anchortrain.rehearsal.harvest import PREPARED, harvest
+from anchortrain.rehearsal.harvest import origin as origin_of
 from anchortrain.rehearsal.prompts import from_data
 from anchortrain.train import train
 
@@ -66,8 +66,7 @@ def reference(settings: Rehearsing) -> str:
     """The run that all rounds are anchored to: the one that post-training started from."""
     if settings.run.init_from or not settings.rehearsal.start:
         return settings.run.init_from
-    start = experiments.load_json(Path(settings.rehearsal.start) / checkpoints.CONFIG)
-    return start.loss.anchor_run or start.run.init_from
+    return origin_of(Path(settings.rehearsal.start))
 
 
 def experiment_of_round(settings: Rehearsing, out: Path, before: Path, number: int) -> Experiment:

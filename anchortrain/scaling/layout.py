@@ -57,17 +57,19 @@ class Layout:
         return path
 
     @functools.cache  # noqa: B019 (one layout a process)
-    def experiment(self, size: str, stage: str) -> Experiment:
-        """What the gin files of a stage say, before the study's own bindings."""
-        root = Rehearsing if self.rehearses(stage) else Experiment
-        return build(root, read_bindings(root, self.gin_files(size, stage), ()))
-
-    @functools.cache  # noqa: B019
-    def bound(self, size: str, stage: str) -> dict[str, Any]:
-        """What the gin files of a stage bind, but for what changes nothing of the result."""
+    def _read(self, size: str, stage: str) -> tuple[Experiment, dict[str, Any]]:
         root = Rehearsing if self.rehearses(stage) else Experiment
         bound = read_bindings(root, self.gin_files(size, stage), ())
-        return {name: one.value for name, one in bound.items() if name.split(".")[0] not in _WITHOUT_EFFECT}
+        return build(root, bound), {name: one.value for name, one in bound.items()}
+
+    def experiment(self, size: str, stage: str) -> Experiment:
+        """What the gin files of a stage say, before the study's own bindings."""
+        return self._read(size, stage)[0]
+
+    def bound(self, size: str, stage: str) -> dict[str, Any]:
+        """What the gin files of a stage bind, but for what changes nothing of the result."""
+        bound = self._read(size, stage)[1]
+        return {name: value for name, value in bound.items() if name.split(".")[0] not in _WITHOUT_EFFECT}
 
     def rehearses(self, stage: str) -> bool:
         return stage != "pretrain" and self.method(stage).rehearses
@@ -116,8 +118,8 @@ class Layout:
 
     def run(self, cell: Cell) -> Path:
         """The run directory of a cell; a rehearsal's holds one for each round."""
-        if cell.method in (BASE, "plain"):
-            return self.base(cell.size, cell.seed, cell.method)
+        if cell.method == BASE:
+            return self.base(cell.size, cell.seed, BASE)
         return self.out / "runs" / cell.run
 
     def base(self, size: str, seed: int, kind: str) -> Path:

@@ -34,7 +34,8 @@ def open_study(gin_files: Sequence[str], bindings: Sequence[str], out: str, *, n
         before = json.loads(path.read_text(encoding="utf-8"))
         begun = {task.name for task in every if task.settings and task.output.parent.exists()}
         _check_same({k: v for k, v in before.items() if not k.startswith("train/") or k in begun}, now, layout.out)
-        new, now = new and before | now != before, before | now
+        now = before | now
+        new = new and now != before
     elif layout.out.exists() and any(layout.out.iterdir()):
         raise UserError("is not empty and holds no study", where=out, mend="choose another --out")
     # Where another command writes it just now, it writes the same.
