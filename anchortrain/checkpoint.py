@@ -42,6 +42,7 @@ CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
 RUN_INFO = "run.json"
 FINISHED = "finished.json"
+REHEARSAL = "rehearsal.json"  # of a rehearsal, whose rounds are runs
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _ORBAX_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
@@ -174,17 +175,30 @@ class LoadedRun(NamedTuple):
     step: int
 
 
+def last_round(run_dir: Path) -> Path:
+    """The run of the last round where `run_dir` is a finished rehearsal, else `run_dir` itself."""
+    path = run_dir / REHEARSAL
+    if not path.exists():
+        return run_dir
+    try:
+        return run_dir / f"round_{len(json.loads(path.read_text(encoding='utf-8'))['rounds']) - 1}"
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"cannot be read: {error}", where=str(path), mend="remove it: the rehearsal continues"
+        ) from None
+
+
 def load_run(run_dir: str | os.PathLike, shardings: Params | None = None) -> LoadedRun:
     """The last checkpoint of a run.
 
     Args:
-      run_dir: as given to `anchortrain train --out`.
+      run_dir: as given to `anchortrain train --out`, or `anchortrain rehearse --out`: then the run of its last round.
       shardings: of the parameters; by default all lie on the first device.
 
     Raises:
       UserError: when the directory is not a run, has no checkpoint yet, or is damaged.
     """
-    run_dir = Path(run_dir)
+    run_dir = last_round(Path(run_dir))
     info = RunInfo.read(run_dir)
     experiment = experiments.load_json(run_dir / CONFIG)
     vocabulary = Vocabulary.from_path(run_dir / info.vocabulary_file)

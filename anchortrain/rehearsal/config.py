@@ -17,7 +17,7 @@ from anchortrain.errors import UserError
 from anchortrain.nearest import suggest
 
 CHECKERS = ("story_parser", "annotator", "judge", "likelihood")
-CHOICES = {"correction": ("none", "stratify", "reweight"), "pool": ("last", "all")}
+CHOICES = {"correction": ("none", "stratify", "reweight"), "pool": ("last", "all"), "on_shortage": ("error", "stop")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,9 @@ class RehearsalConfig:
     checkers: str = ""  # one of CHECKERS, or several joined by '+': all must confirm, asked in this order
     agreement: float = 1.0  # share of a plan's keys that must be read back from the response
     best: int = 0  # at least so many are kept: where fewer are confirmed, the best-scored of those that disagree
-    least: int = 64  # a harvest with fewer kept stops the rehearsal
+    least: int = 64  # with fewer kept, a harvest is too small to be trained on
+    # After the first round such a harvest is an "error", or makes the rehearsal "stop" with the rounds that it has.
+    on_shortage: str = "error"
     # How kept plans are brought back to the distribution of those drawn: "stratify" writes a rejected plan again,
     # "reweight" rakes the kept records and repeats or drops them.
     correction: str = "stratify"

@@ -27,9 +27,9 @@ from anchortrain.rehearsal.config import Rehearsing, checker_names
 from anchortrain.rehearsal.harvest import PREPARED, harvest
 from anchortrain.rehearsal.harvest import origin as origin_of
 from anchortrain.rehearsal.prompts import from_data
+from anchortrain.rehearsal.shortage import Shortage
 from anchortrain.train import train
 
-REHEARSAL = "rehearsal.json"
 _MAY_DIFFER = ("rounds",)  # of RehearsalConfig: a finished rehearsal may go on
 
 
@@ -47,18 +47,24 @@ def rehearse(settings: Rehearsing, out: Path) -> dict[str, Any]:
     _check_checkers(settings)
     run = _start(settings, out)
     rounds = [{"round": 0, "run": str(run), **_trained(run)}]
-    origin = reference(settings)
+    origin, stopped = reference(settings), {}
     for number in range(1, settings.rehearsal.rounds + 1):
         info = checkpoints.RunInfo.read(run)
         pools = from_data(settings.data.train, info.vocabulary_hash)
         place = out / f"harvest_{number}"
-        figures = harvest(run, pools, place, settings, round=number, reference=origin)
+        try:
+            figures = harvest(run, pools, place, settings, round=number, reference=origin)
+        except Shortage as shortage:
+            if number == 1 or settings.rehearsal.on_shortage == "error":
+                raise
+            stopped = {"stopped": str(shortage)}
+            break
         experiment = experiment_of_round(settings, out, run, number)
         run = out / f"round_{number}"
         train(experiment, run)
         rounds.append({"round": number, "run": str(run), **_trained(run), "harvest": _short(figures)})
-    whole = {"settings": _described(settings), "reference": origin, "rounds": rounds}
-    write_json_atomic(out / REHEARSAL, whole)
+    whole = {"settings": _described(settings), "reference": origin, "rounds": rounds} | stopped
+    write_json_atomic(out / checkpoints.REHEARSAL, whole)
     return whole
 
 
@@ -112,7 +118,7 @@ def _check_checkers(settings: Rehearsing) -> None:
 
 def _finished(settings: Rehearsing, out: Path) -> dict[str, Any] | None:
     """What an earlier call left, when it did all that is asked for now. Raises UserError when it did something else."""
-    path = out / REHEARSAL
+    path = out / checkpoints.REHEARSAL
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -121,7 +127,7 @@ def _finished(settings: Rehearsing, out: Path) -> dict[str, Any] | None:
         raise UserError(f"cannot be read: {error}", where=str(path), mend="remove it") from None
     for section, fields in _described(settings).items():
         for field, value in fields.items():
-            old = found["settings"].get(section, {}).get(field)
+            old = found["settings"].get(section, {}).get(field, value)  # a field that is newer decided nothing
             if old != value and field not in _MAY_DIFFER:
                 what = f"was made with {section}.{field} = {old!r}, now it is {value!r}"
                 raise UserError(what, where=str(out), mend="choose another --out, or set it back")
@@ -167,4 +173,6 @@ def lines(whole: dict[str, Any]) -> list[str]:
             bits = [kept["entropy"][name]["bits"] for name in ("drawn", "written")]
             line += ", plans {:.2f} bits drawn, {:.2f} written".format(*bits)
         found.append(line)
+    if why := whole.get("stopped"):
+        found.append(f"stopped before round {len(whole['rounds'])}: {why}")
     return found

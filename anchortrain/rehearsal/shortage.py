@@ -20,7 +20,11 @@ _SOFTER = (
 )
 
 
-def shortage(figures: dict[str, Any], config: RehearsalConfig, where: str) -> UserError:
+class Shortage(UserError):
+    """A harvest kept too little."""
+
+
+def shortage(figures: dict[str, Any], config: RehearsalConfig, where: str) -> Shortage:
     """One line: acceptance, the most common reason, and the mend for it.
 
     Nothing is drawn again after it: the same command with other settings goes on from the samples that are there.
@@ -32,4 +36,4 @@ def shortage(figures: dict[str, Any], config: RehearsalConfig, where: str) -> Us
         what += f"; {count} failed because: {reason}"
         mend = next((mend for word, mend in _MENDS.items() if word in reason), None)
         mend = mend or (_SOFTER if "disagrees" in reason or "read back" in reason else "raise RehearsalConfig.draws")
-    return UserError(what, where=where, mend=mend)
+    return Shortage(what, where=where, mend=mend)

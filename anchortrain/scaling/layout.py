@@ -125,13 +125,6 @@ class Layout:
     def base(self, size: str, seed: int, kind: str) -> Path:
         return self.out / "runs" / size / f"s{seed}" / kind
 
-    def final_run(self, cell: Cell) -> Path:
-        """The run that is sampled."""
-        run = self.run(cell)
-        if cell.method != BASE and self.rehearses(cell.method):
-            return run / f"round_{self.experiment(cell.size, cell.method).rehearsal.rounds}"
-        return run
-
     def draws(self, size: str, seed: int, kind: str) -> Path:
         return self.out / "draws" / size / f"s{seed}" / kind
 

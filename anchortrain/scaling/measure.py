@@ -7,7 +7,7 @@ from typing import Any
 
 from anchortrain import experiment as experiments
 from anchortrain import flops
-from anchortrain.checkpoint import CONFIG, FINISHED, RunInfo
+from anchortrain.checkpoint import CONFIG, FINISHED, REHEARSAL, RunInfo, last_round
 from anchortrain.evaluate.annotated_text import AnnotatedText
 from anchortrain.evaluate.samples import Sample, read_samples
 from anchortrain.evaluate.semantic import summarise
@@ -39,7 +39,7 @@ def measure(layout: Layout, cell: Cell) -> None:
     if world is None:  # real text has no form to be in
         reader, form = _reader(layout), None
     summary = summarise(samples, reader, form)
-    run = layout.final_run(cell)
+    run = last_round(layout.run(cell))
     finished = _json(run / FINISHED)
     row: dict[str, Any] = _coordinates(layout, cell) | {field: summary[field] for field in _FIELDS}
     row |= _heldout(finished["heldout"], base=cell.method == BASE)
@@ -118,11 +118,11 @@ def _runs(layout: Layout, cell: Cell) -> tuple[list[Path], float, float]:
     if cell.method == BASE or not layout.method(cell.method).rehearses:
         return [run], 0.0, 0.0
     start = layout.run(dataclasses.replace(cell, method=layout.method(cell.method).start, temperature=1.0))
-    rounds = layout.experiment(cell.size, cell.method).rehearsal.rounds
-    harvests = [_json(run / f"harvest_{number}" / "harvest.json") for number in range(1, rounds + 1)]
+    rounds = range(1, len(_json(run / REHEARSAL)["rounds"]))
+    harvests = [_json(run / f"harvest_{number}" / "harvest.json") for number in rounds]
     generated = sum(harvest["tokens"]["generated"] for harvest in harvests)
     seconds = sum(harvest["seconds"]["all"] for harvest in harvests)
-    return [start, *(run / f"round_{number}" for number in range(1, rounds + 1))], generated, seconds
+    return [start, *(run / f"round_{number}" for number in rounds)], generated, seconds
 
 
 def _curve(layout: Layout, cell: Cell, run: Path) -> dict[str, Any]:

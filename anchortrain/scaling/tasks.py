@@ -260,7 +260,7 @@ def _sample(layout: Layout, cell: Cell, *, needs: tuple[str, ...], how: tuple[st
         "--annotation_temperature": cell.temperature,
         "--response_temperature": cell.temperature,
     }
-    arguments = ["sample", str(layout.final_run(cell)), "--jsonl", str(output), *how]
+    arguments = ["sample", str(layout.run(cell)), "--jsonl", str(output), *how]
     arguments += [str(part) for option in options.items() for part in option]
     experiment = layout.experiment(cell.size, "pretrain" if cell.method == BASE else cell.method)
     cost = _STARTUP + measure.samples * 110 * _forward_flops(experiment) / _SAMPLE_FLOPS

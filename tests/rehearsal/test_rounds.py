@@ -5,9 +5,13 @@ import json
 import pytest
 
 from anchortrain import experiment as experiments
+from anchortrain.checkpoint import last_round, load_run
 from anchortrain.errors import UserError
+from anchortrain.rehearsal import rounds
 from anchortrain.rehearsal.config import load
+from anchortrain.rehearsal.harvest import harvest
 from anchortrain.rehearsal.rounds import lines, rehearse
+from anchortrain.rehearsal.shortage import Shortage
 from tests.rehearsal.test_harvest import BINDINGS
 from tests.train.conftest import bindings
 
@@ -79,3 +83,25 @@ def test_what_cannot_work_is_said_before_anything_is_trained(data, base, tmp_pat
     with pytest.raises(UserError, match="is no finished run"):
         rehearse(settings(data, base, f"RehearsalConfig.start = {str(tmp_path)!r}"), tmp_path / "r")
     assert not (tmp_path / "r").exists()
+
+
+def test_a_later_harvest_that_is_too_small_is_an_error_or_the_end(done, data, base, monkeypatch):
+    out, first = done
+    (out / "rehearsal.json").unlink()  # of other rounds than those below
+
+    def short(*args, round, **kwargs):
+        if round == 2:
+            raise Shortage("only 3 of 32 drawn plans were kept", where=str(args[2]))
+        return harvest(*args, round=round, **kwargs)
+
+    monkeypatch.setattr(rounds, "harvest", short)
+    more = ("RehearsalConfig.learning_rate = 0.01", "RehearsalConfig.rounds = 3")
+    with pytest.raises(UserError, match="only 3 of 32"):
+        rehearse(settings(data, base, *more), out)
+    assert not (out / "rehearsal.json").exists()
+    whole = rehearse(settings(data, base, *more, "RehearsalConfig.on_shortage = 'stop'"), out)
+    assert whole["rounds"] == first["rounds"] and "only 3 of 32" in whole["stopped"]
+    assert lines(whole)[-1].startswith("stopped before round 2: ")
+    # What is sampled is its last round.
+    assert last_round(out) == out / "round_1" and last_round(base) == base
+    assert load_run(out).info == load_run(out / "round_1").info
