@@ -28,7 +28,7 @@ ladder: $(VENV)/runtime.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 $(VENV)/runtime.stamp: setup.cfg pyproject.toml constraints.txt
 	@set -e; \

@@ -88,13 +88,7 @@ def markdown(study: Study, claims: Claims, shown: Sequence[Table], absent: Seque
     """Claims and tables for reading in a repository."""
     parts = [f"# Study {_inline(study.name)}", "", tally(claims).capitalize() + ".", ""]
     for source, title in _SOURCES.items():
-        parts += [f"## {title}", ""]
-        lines = [["claim", "verdict", "figures"]]
-        for one in claims:
-            if one["source"] == source:
-                picture = f"[{one['figure'].rpartition('/')[2]}]({one['figure']})"
-                lines.append([one["text"], f"**{_WORDS[one['holds']][1]}**", f"{_inline(one['sentence'])} {picture}"])
-        parts += [*_markdown_table(lines, escaped=True), ""]
+        parts += [f"## {title}", "", *claims_table(claims, source), ""]
     for one in shown:
         parts += [f"## {_inline(one.title)}", "", *_markdown_table(one.lines), ""]
         parts += [f"{_inline(line)}  " for line in one.notes] + [""]
@@ -103,6 +97,16 @@ def markdown(study: Study, claims: Claims, shown: Sequence[Table], absent: Seque
     if study.command:
         parts += ["Made from the rows of", "", f"    {' '.join(study.command.split())}", ""]
     return "\n".join(parts)
+
+
+def claims_table(claims: Claims, source: str, figures: str = "") -> list[str]:
+    """Lines of a Markdown table of the claims of `source`, "paper" or "ours"; paths of figures begin with `figures`."""
+    lines = [["claim", "verdict", "figures"]]
+    for one in claims:
+        if one["source"] == source:
+            picture = f"[{one['figure'].rpartition('/')[2]}]({figures}{one['figure']})"
+            lines.append([one["text"], f"**{_WORDS[one['holds']][1]}**", f"{_inline(one['sentence'])} {picture}"])
+    return _markdown_table(lines, escaped=True)
 
 
 def _inline(text: str) -> str:

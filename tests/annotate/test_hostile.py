@@ -31,7 +31,7 @@ LINES = b"".join(json.dumps(record).encode() + b"\n" for record in tales(300))
 FILES = [
     ("a.jsonl", b"", "a.jsonl: empty corpus: no records"),
     ("a.jsonl", b"\n \n\t\n", "a.jsonl: empty corpus: no records"),
-    ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz: empty corpus: no records"),
+    ("a.jsonl.gz", gzip.compress(b"", mtime=0), "a.jsonl.gz: empty corpus: no records"),
     ("a.jsonl", b"{" * 50_000_000, "a.jsonl:1: broken JSON"),
     ("a.jsonl", LINES + b'{"text": "caf\xe9"}\n', "a.jsonl:301: invalid UTF-8 at byte 14 of the line"),
     ("a.jsonl", "{}".encode("utf-16"), "a.jsonl:1: invalid UTF-8 at byte 1"),
@@ -47,7 +47,7 @@ FILES = [
     ("a.jsonl", LINES + b'{"title": "a"}\n', "a.jsonl:301: no field 'text' (there is 'title'); name it: --text_field"),
     ("a.jsonl", LINES + b'{"text": ' + b"9" * 5000 + b"}\n", "a.jsonl:301: broken JSON: a number with too many digits"),
     ("a.jsonl", LINES + b"[" * 100_000 + b"\n", "a.jsonl:301: broken JSON: nested too deeply"),
-    ("a.jsonl.gz", gzip.compress(LINES)[:-50], "a.jsonl.gz:"),
+    ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:-50], "a.jsonl.gz:"),
     ("a.jsonl.gz", LINES, "a.jsonl.gz:1: damaged gzip file: Not a gzipped file"),
     (
         "a.jsonl.zst",

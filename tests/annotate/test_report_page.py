@@ -61,7 +61,8 @@ def document(name, *chunks):
 
 
 def reported(tmp_path, records, **options):
-    path = tmp_path / "corpus.jsonl"
+    path = tmp_path / ("long" * 20) / "corpus.jsonl"
+    path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return make_report([path], **options)
 

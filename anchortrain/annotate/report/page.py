@@ -46,7 +46,9 @@ def _sentences(sentences: Sequence[str]) -> str:
 
 def _header(figures: Figures) -> str:
     said = escape(" ".join(wording.finding(figures)))
-    sources = ", ".join(wording.shown(one, most=80) for one in figures["sources"][:4])
+    # Of a long path the end tells more.
+    ends = (one if len(one) <= 80 else "…" + one[-79:] for one in figures["sources"][:4])
+    sources = ", ".join(wording.shown(one) for one in ends)
     more = len(figures["sources"]) - 4
     named = escape(sources + (f" and {more} more" if more > 0 else ""))
     title = "<h1>Are the annotations any good?</h1>"
