@@ -1,6 +1,7 @@
 """`anchortrain sample`: samples annotation, then response, from the last checkpoint of a run."""
 
 import argparse
+import dataclasses
 import shutil
 import sys
 import textwrap
@@ -8,10 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 _PLAN_WIDTH = 28
+_FILTERS = {
+    "top_k": "draw among the K likeliest tokens",
+    "top_p": "draw among the likeliest tokens with probability P together",
+    "min_p": "draw among tokens with at least P of the likeliest's probability",
+    "repetition_penalty": "divide the logits of tokens that occurred by X",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from anchortrain.decode.settings import SamplingConfig
+    from anchortrain.decode.settings import FILTERS, SamplingConfig
 
     defaults = SamplingConfig()
     parser.add_argument("run", metavar="RUN", help="run directory, as given to `anchortrain train --out`")
@@ -22,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("annotation_temperature", "response_temperature"):
         help = "0 is greedy (default %(default)s)"
         parser.add_argument(f"--{name}", type=float, default=getattr(defaults, name), metavar="T", help=help)
+    for name in FILTERS:
+        for stage in ("annotation", "response"):
+            default = getattr(defaults, f"{stage}_{name}")
+            letter = name[-1].upper() if name != "repetition_penalty" else "X"
+            help = f"{_FILTERS[name]} (default %(default)s, which changes nothing)"
+            parser.add_argument(f"--{stage}_{name}", type=type(default), default=default, metavar=letter, help=help)
     parser.add_argument("--constrain", action="store_true", help="only well-formed annotations that close in time")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--single_stage", action="store_true", help="no annotation: the ablation of the paper")
@@ -38,12 +51,11 @@ def run(args: argparse.Namespace) -> int:
     prompts = _prompts(args)
     config = SamplingConfig(
         mode="document" if args.document else "single_stage" if args.single_stage else "two_stage",
-        annotation_temperature=args.annotation_temperature,
-        response_temperature=args.response_temperature,
-        max_annotation_tokens=args.max_annotation_tokens,
-        max_response_tokens=args.max_response_tokens,
-        constrain=args.constrain,
-        batch_size=args.batch_size,
+        **{
+            field.name: getattr(args, field.name)
+            for field in dataclasses.fields(SamplingConfig)
+            if field.name != "mode"
+        },
     )
 
     from anchortrain import compilation_cache

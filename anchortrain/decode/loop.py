@@ -16,6 +16,7 @@ import numpy as np
 
 from anchortrain.decode import grammar as grammars
 from anchortrain.decode.categorical import draw
+from anchortrain.decode.filters import Filters, kept, penalised
 from anchortrain.decode.grammar import Grammar
 from anchortrain.model.transformer import Transformer
 from anchortrain.roles import Role
@@ -56,6 +57,7 @@ class Rows(NamedTuple):
     state_B: np.ndarray  # int32; a terminal one makes a row idle
     temperature_B2: np.ndarray  # float32
     limit_B2: np.ndarray  # int32, most tokens to draw: in an annotation; from the first text on
+    filters: Filters | None = None  # None where no row has any, which saves their time
 
 
 class Drawn(NamedTuple):
@@ -75,6 +77,7 @@ class _Carry(NamedTuple):
     active_B: jax.Array
     left_B2: jax.Array  # tokens that may still be drawn
     value_left_B: jax.Array  # characters that the current value may still have
+    seen_BV: jax.Array | None  # tokens of prompt and sample, for the penalty on repetition
     drawn: Drawn
 
 
@@ -110,12 +113,21 @@ def generate(model: Transformer, tables: Tables, rows: Rows, *, steps: int) -> D
         active_B=~tables.terminal_S[rows.state_B],
         left_B2=jnp.asarray(rows.limit_B2),
         value_left_B=jnp.full(B, grammars.VALUE_BUDGET),
+        seen_BV=None if rows.filters is None else _seen(rows, tables.characters_V.shape[0]),
         drawn=drawn,
     )
     carry = jax.lax.while_loop(lambda c: (c.step < steps) & jnp.any(c.active_B), body, carry)
     done = carry.drawn
     closed_B = tables.text_stage_S[done.state_B]
     return done._replace(wellformed_B=done.wellformed_B & closed_B)
+
+
+def _seen(rows: Rows, columns: int) -> jax.Array:
+    """bool [B, V]: the tokens of the prompts."""
+    B, P = rows.prompt_BP.shape
+    # Padding is not part of a prompt: it goes to a column of its own.
+    ids_BP = jnp.where(jnp.arange(P) >= rows.padding_B[:, None], rows.prompt_BP, columns)
+    return jnp.zeros((B, columns + 1), bool).at[jnp.arange(B)[:, None], ids_BP].set(True)[:, :columns]
 
 
 def _remaining(tables: Tables, rows: Rows, state_B: jax.Array, left_B2: jax.Array) -> jax.Array:
@@ -144,7 +156,14 @@ def _advance(tables: Tables, rows: Rows, carry: _Carry, logits_BV: jax.Array, un
     state_B = drawn.state_B
     in_text_B = tables.text_stage_S[state_B]
     temperature_B = jnp.where(in_text_B, rows.temperature_B2[:, 1], rows.temperature_B2[:, 0])
-    token_B, logprob_B = draw(logits_BV, _allowed(tables, rows, carry), temperature_B, uniform_B)
+    allowed_BV, seen_BV = _allowed(tables, rows, carry), carry.seen_BV
+    if rows.filters is not None:
+        filters = rows.filters.of_stage(in_text_B)
+        logits_BV = penalised(logits_BV, seen_BV, filters.repetition_penalty_B2)
+        allowed_BV = kept(logits_BV, allowed_BV, temperature_B, filters)
+    token_B, logprob_B = draw(logits_BV, allowed_BV, temperature_B, uniform_B)
+    if seen_BV is not None:
+        seen_BV = seen_BV.at[jnp.arange(token_B.size), token_B].set(True)
     token_B = jnp.where(active_B, token_B, 0)
 
     next_B = tables.next_state_SV[state_B, token_B].astype(jnp.int32)
@@ -168,6 +187,7 @@ def _advance(tables: Tables, rows: Rows, carry: _Carry, logits_BV: jax.Array, un
         active_B=active_B & ~tables.terminal_S[next_B] & ~exhausted_B,
         left_B2=left_B2,
         value_left_B=value_left_B,
+        seen_BV=seen_BV,
         drawn=Drawn(
             tokens_BT=jax.lax.dynamic_update_slice_in_dim(drawn.tokens_BT, token_B[:, None], carry.step, axis=1),
             roles_BT=jax.lax.dynamic_update_slice_in_dim(

@@ -13,10 +13,11 @@ import numpy as np
 from anchortrain.data.interleave import PROMPT_END
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.decode import grammar as grammars
+from anchortrain.decode.filters import Filters
 from anchortrain.decode.grammar import Grammar, compile_grammar
 from anchortrain.decode.loop import Drawn, Rows, Tables, generate
 from anchortrain.decode.samples import Sample, to_row
-from anchortrain.decode.settings import SamplingConfig
+from anchortrain.decode.settings import FILTERS, SamplingConfig
 from anchortrain.errors import UserError
 from anchortrain.model.transformer import Transformer
 from anchortrain.roles import Role
@@ -268,4 +269,22 @@ def _rows(
         state_B=state_B,
         temperature_B2=np.tile(np.float32([config.annotation_temperature, config.response_temperature]), (B, 1)),
         limit_B2=np.tile(np.int32([config.max_annotation_tokens, config.max_response_tokens]), (B, 1)),
+        filters=_filters(config, B),
+    )
+
+
+def _filters(config: SamplingConfig, batch: int) -> Filters | None:
+    """The same for every row; None where they would keep everything."""
+    without = SamplingConfig()
+    if all(config.filters(name) == without.filters(name) for name in FILTERS):
+        return None
+
+    def pairs(name: str, dtype: type) -> np.ndarray:
+        return np.tile(np.asarray(config.filters(name), dtype), (batch, 1))
+
+    return Filters(
+        top_k_B2=pairs("top_k", np.int32),
+        top_p_B2=pairs("top_p", np.float32),
+        min_p_B2=pairs("min_p", np.float32),
+        repetition_penalty_B2=pairs("repetition_penalty", np.float32),
     )
