@@ -59,6 +59,7 @@ def train(
     Raises:
       UserError: bad data, configuration or disk.
       Stopped: after SIGINT or SIGTERM, once a checkpoint is written.
+      KeyboardInterrupt: a signal came after the last step; the run is finished.
     """
     finished = run_dir / checkpoints.FINISHED
     trainer = Trainer(experiment, run_dir, profile_steps, started)

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    import signal
     from pathlib import Path
 
     from anchortrain import compilation_cache
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.gin_file and not args.gin_bindings:
         raise UserError("nothing says what to rehearse", mend="give --gin_file, see docs/rehearsal.md")
     settings = config.load(args.gin_file, args.gin_bindings)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # heard between trainings, too
     keep_freed_memory()
     compilation_cache.enable(args.compilation_cache)
     from anchortrain.rehearsal.rounds import lines, rehearse
