@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from anchortrain import compilation_cache
     from anchortrain.checkpoint import load_run
     from anchortrain.decode.sampler import sample
-    from anchortrain.decode.samples import write_samples
+    from anchortrain.files import write_jsonl_atomic
     from anchortrain.progress import Progress
 
     compilation_cache.enable()
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         update = progress.update
         rows = sample(loaded.model, loaded.vocabulary, prompts, config, keys=keys, seed=args.seed, progress=update)
     if args.jsonl:
-        write_samples(args.jsonl, rows)
+        write_jsonl_atomic(args.jsonl, rows)
     else:
         for line in _table(rows, shutil.get_terminal_size((100, 24)).columns, plans=not args.single_stage):
             print(line)

@@ -5,14 +5,11 @@ the files again.
 """
 
 import itertools
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from anchortrain.annotation import Annotation, AnnotationError, make_tag, render
 from anchortrain.data.vocabulary import Vocabulary
-from anchortrain.files import write_text_atomic
 from anchortrain.roles import ANNOTATION_ROLES, Role
 
 Pair = tuple[int, int]  # token and role
@@ -86,8 +83,3 @@ def read_tags(pairs: list[Pair], vocabulary: Vocabulary) -> Annotation | None:
         return tuple(make_tag(key.lstrip("; ").removesuffix(":"), value) for key, value in tags)
     except AnnotationError:
         return None
-
-
-def write_samples(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes JSON lines, whole or not at all. Raises UserError when the system refuses."""
-    write_text_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

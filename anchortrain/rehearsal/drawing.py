@@ -7,9 +7,9 @@ from typing import Any
 
 from anchortrain.checkpoint import LoadedRun
 from anchortrain.decode.sampler import resample_responses, sample
-from anchortrain.decode.samples import write_samples
 from anchortrain.decode.settings import SamplingConfig
 from anchortrain.errors import UserError
+from anchortrain.files import write_jsonl_atomic
 from anchortrain.progress import Progress
 from anchortrain.rehearsal.config import RehearsalConfig
 
@@ -80,7 +80,7 @@ class Drawing:
             progress.skip(len(indices) - len(missing))
             for start in range(0, len(missing), size):
                 made = draw(missing[start : start + size], progress)
-                write_samples(self._directory / f"part-{made[0]['index']:010d}.jsonl", made)
+                write_jsonl_atomic(self._directory / f"part-{made[0]['index']:010d}.jsonl", made)
                 self._rows.update({row["index"]: row for row in made})
         return [self._rows[i] for i in indices]
 

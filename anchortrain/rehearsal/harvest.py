@@ -20,7 +20,7 @@ from anchortrain import experiment as experiments
 from anchortrain.checkpoint import CONFIG, LoadedRun, RunInfo, load_run
 from anchortrain.data.manifest import Manifest
 from anchortrain.errors import UserError
-from anchortrain.files import write_json_atomic
+from anchortrain.files import write_json_atomic, write_jsonl_atomic
 from anchortrain.rehearsal import checker as checkers
 from anchortrain.rehearsal import records
 from anchortrain.rehearsal.config import Rehearsing, checker_names
@@ -164,6 +164,6 @@ def _write(result: Keeping, out: Path, run: LoadedRun, provenance: dict[str, Any
         for copy in range(n):
             name = f"rehearsal-{provenance['round']}-{row['index'] % RETRY:06d}{f'.{copy}' if copy else ''}"
             made.append(record_of(row, one.plan, told | {"copy": copy}, name))
-    records.write_records(out / RECORDS, made)
+    write_jsonl_atomic(out / RECORDS, made)
     shutil.rmtree(out / PREPARED, ignore_errors=True)  # of a start that was killed between this and the next line
     return records.prepare_records(out / RECORDS, run.vocabulary, out / PREPARED, length=run.info.length)

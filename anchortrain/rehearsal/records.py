@@ -14,7 +14,6 @@ from anchortrain.data.prepared import Example, PreparedWriter
 from anchortrain.data.rows import Row, RowMaker
 from anchortrain.data.sources import Line, digest, read_lines
 from anchortrain.data.vocabulary import Vocabulary
-from anchortrain.files import write_text_atomic
 
 _BATCH = 256  # records
 
@@ -23,11 +22,6 @@ def record(id: str, prompt: str, response: str, plan: Annotation, provenance: di
     """An instruction record as docs/data.md has it; readers ignore its provenance."""
     annotation = [list(tag) for tag in plan]
     return {"id": id, "prompt": prompt, "response": response, "annotation": annotation, "provenance": provenance}
-
-
-def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Writes JSON lines, whole or not at all."""
-    write_text_atomic(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
 
 
 def lengths(records: Sequence[dict[str, Any]], vocabulary: Vocabulary) -> list[int]:

@@ -7,9 +7,10 @@ import pytest
 from anchortrain.annotation import from_json, pieces
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.decode.grammar import compile_grammar
-from anchortrain.decode.samples import Sample, to_row, write_samples
+from anchortrain.decode.samples import Sample, to_row
 from anchortrain.errors import UserError
 from anchortrain.evaluate.samples import read_samples
+from anchortrain.files import write_jsonl_atomic
 from anchortrain.roles import Role
 from tests.conftest import shared_data
 
@@ -70,9 +71,9 @@ def test_sentencepiece_spaces_do_not_reach_the_tags():
 def test_files_are_read_back_and_written_whole(vocabulary, tmp_path):
     path = tmp_path / "samples.jsonl"
     rows = [to_row(made(vocabulary, ({"hero": "fox"}, "Once.\u2028")), vocabulary)] * 2
-    write_samples(path, rows)
+    write_jsonl_atomic(path, rows)
     assert read_samples(path) == rows
     assert [json.loads(line) for line in path.read_bytes().splitlines()] == rows
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(UserError, match="cannot write"):
-        write_samples(path / "below.jsonl", rows)
+        write_jsonl_atomic(path / "below.jsonl", rows)

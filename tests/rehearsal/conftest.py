@@ -3,7 +3,8 @@
 import pytest
 
 from anchortrain.annotation import Tag
-from anchortrain.rehearsal.records import prepare_records, record, write_records
+from anchortrain.files import write_jsonl_atomic
+from anchortrain.rehearsal.records import prepare_records, record
 from tests.train.conftest import HEROES, LENGTH, PLACES, data, experiment
 
 __all__ = ["base", "data"]
@@ -20,7 +21,7 @@ def base(data, tmp_path_factory):
         record(f"b-{i}", "Tell", f"The {hero} ran to the {place}.", (Tag("hero", hero), Tag("place", place)), {})
         for i, (hero, place) in enumerate(pairs)
     ]
-    write_records(root / "broad.jsonl", made)
+    write_jsonl_atomic(root / "broad.jsonl", made)
     prepare_records(root / "broad.jsonl", data.vocabulary, root / "broad", length=LENGTH)
     train(experiment("LossConfig.objective = 'unmasked'", steps=80, train=root / "broad"), root / "run")
     return root / "run"

@@ -8,7 +8,8 @@ from anchortrain.annotation import Tag
 from anchortrain.data.prepare import prepare
 from anchortrain.data.prepared import PreparedDataset
 from anchortrain.data.vocabulary import Vocabulary
-from anchortrain.rehearsal.records import lengths, prepare_records, record, write_records
+from anchortrain.files import write_jsonl_atomic
+from anchortrain.rehearsal.records import lengths, prepare_records, record
 
 
 def test_prepared_data_equals_what_prepare_makes(data, tmp_path):
@@ -19,7 +20,7 @@ def test_prepared_data_equals_what_prepare_makes(data, tmp_path):
         record(f"r-{i}", p, t, z, {"run": "a"}) for i, (p, t, z) in enumerate(zip(prompts, texts, plans, strict=True))
     ]
     path = tmp_path / "records.jsonl"
-    write_records(path, made * 100)
+    write_jsonl_atomic(path, made * 100)
     vocabulary = Vocabulary.from_path(data.vocabulary.path)
     ours = prepare_records(path, vocabulary, tmp_path / "ours", length=200)
     theirs = prepare("instructions", [path], data.vocabulary.path, tmp_path / "theirs", length=200)
