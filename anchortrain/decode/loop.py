@@ -1,200 +1,318 @@
-"""The compiled loop of two-stage sampling: annotation, then response, without a host round trip.
+"""The compiled programs of decoding: prompts are admitted to places of a batch, and all places advance token by token.
 
-Every row carries its state in the grammar's automaton; what may follow, the stage, the temperature and the
-role of a token are look-ups by it. A row's sample depends on its own prompt, key and settings only.
+A place holds one request: its state in the grammar's automaton, its cache, its settings for each stage and its random
+key. What may follow, the stage, the temperature and the role of a token are look-ups by the state. What a place draws
+depends on its own request only.
 
-Shapes: B batch, P prompt slots (left-padded), T new tokens at most, C = P + T cache slots, S states of the
-grammar, V columns of the head. Pairs [B, 2] are (annotation, text).
+Shapes: B places, R prompts, P tokens of a prompt, T tokens of a chunk, S cache slots, J classes of tokens, V columns of
+the head. Pairs [B, 2] are (annotation, text).
 """
 
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from anchortrain.compiler import decoding_options
 from anchortrain.decode import grammar as grammars
 from anchortrain.decode.categorical import draw
+from anchortrain.decode.decoder import Cache, Decoder
 from anchortrain.decode.filters import Filters, kept, penalised
-from anchortrain.decode.grammar import Grammar
-from anchortrain.model.transformer import Transformer
+from anchortrain.decode.tables import Tables
 from anchortrain.roles import Role
+from anchortrain.sharding import constrain
 
+CHUNK = 32  # most tokens that `advance` draws for a place
 _UNLIMITED = 1 << 30
 
 
-class Tables(NamedTuple):
-    """The grammar on the device; see `Grammar`."""
+class Settings(NamedTuple):
+    """Of the request in each place."""
 
-    next_state_SV: jax.Array
-    cost_SV: jax.Array
-    value_cost_SV: jax.Array | None  # None when the annotation is free
-    characters_V: jax.Array
-    role_S: jax.Array
-    text_stage_S: jax.Array
-    terminal_S: jax.Array
-
-    @classmethod
-    def of(cls, grammar: Grammar, *, constrain: bool) -> "Tables":
-        return cls(
-            jnp.asarray(grammar.next_state),
-            jnp.asarray(grammar.cost(constrain=constrain)),
-            jnp.asarray(grammar.value_cost()) if constrain else None,
-            jnp.asarray(grammar.characters),
-            jnp.asarray(grammar.role),
-            jnp.asarray(grammar.text_stage),
-            jnp.asarray(grammar.terminal),
-        )
+    seed_B: jax.Array  # uint32
+    index_B: jax.Array  # int32; seed and index are all that what is drawn depends on, beside the distributions
+    temperature_B2: jax.Array  # float32
+    limit_B2: jax.Array  # int32, most tokens to draw: in an annotation; from the first text on
+    constrained_B: jax.Array  # bool: the annotation is drawn among well-formed ones
+    filters: Filters
 
 
-class Rows(NamedTuple):
-    """What a batch starts from."""
+class Places(NamedTuple):
+    """The batch. An idle place is not active."""
 
-    prompt_BP: np.ndarray  # int32, left-padded, with <bos> and the forced <ann>
-    padding_B: np.ndarray  # int32, slots of padding
-    key_B: jax.Array  # random keys
-    state_B: np.ndarray  # int32; a terminal one makes a row idle
-    temperature_B2: np.ndarray  # float32
-    limit_B2: np.ndarray  # int32, most tokens to draw: in an annotation; from the first text on
-    filters: Filters | None = None  # None where no row has any, which saves their time
+    cache: Cache
+    token_B: jax.Array  # int32, the last one, not yet in the cache
+    position_B: jax.Array  # int32, its slot
+    drawn_B: jax.Array  # int32, tokens drawn so far
+    base_B: jax.Array  # int32, first row of its grammar in the tables
+    state_B: jax.Array  # int32, in its grammar
+    active_B: jax.Array  # bool
+    left_B2: jax.Array  # int32, tokens that may still be drawn
+    value_left_B: jax.Array  # int32, characters that the current value may still have
+    wellformed_B: jax.Array  # bool: no annotation was malformed, and the last is closed
+    logprob_B2: jax.Array  # float32, sums over the tokens drawn in each stage
+    seen_BV: jax.Array  # bool: tokens of prompt and sample; kept where a request penalises repetition
+    settings: Settings
 
 
-class Drawn(NamedTuple):
-    """What a batch drew. Unused columns have role PAD."""
+class Arrivals(NamedTuple):
+    """Requests that come in, [B] each: those of place b are at b, where `source_B` is not negative."""
+
+    prompts_RP: jax.Array  # int32, each without its last token, padded at the right
+    length_R: jax.Array  # int32
+    source_B: jax.Array  # int32, row of the prompt; -1: the place keeps what it has
+    token_B: jax.Array  # int32, the last token of the prompt
+    base_B: jax.Array
+    state_B: jax.Array
+    left_B2: jax.Array  # smaller than the limits where an annotation has begun
+    value_left_B: jax.Array
+    settings: Settings
+
+
+class Chunk(NamedTuple):
+    """What was drawn; unused columns have role PAD."""
 
     tokens_BT: jax.Array  # int32
     roles_BT: jax.Array  # uint8
-    logprob_B2: jax.Array  # float32, sums over the tokens drawn in each stage
-    state_B: jax.Array  # int32, the last state
-    wellformed_B: jax.Array  # bool: no annotation was malformed, and the last is closed
+    logprobs_BT: jax.Array  # float32, of each token in the distribution that it was drawn from
 
 
-class _Carry(NamedTuple):
-    step: jax.Array
-    cache: dict[str, jax.Array]
-    token_B: jax.Array  # drawn last
-    active_B: jax.Array
-    left_B2: jax.Array  # tokens that may still be drawn
-    value_left_B: jax.Array  # characters that the current value may still have
-    seen_BV: jax.Array | None  # tokens of prompt and sample, for the penalty on repetition
-    drawn: Drawn
+def empty_places(decoder: Decoder, *, rows: int, capacity: int) -> Places:
+    """Idle places with a cache of so many slots."""
 
+    def zeros(dtype: jnp.dtype, *width: int) -> jax.Array:
+        return jnp.zeros((rows, *width), dtype)
 
-@partial(jax.jit, static_argnames="steps")
-def generate(model: Transformer, tables: Tables, rows: Rows, *, steps: int) -> Drawn:
-    """Draws at most `steps` tokens for each row; stops when no row is active."""
-    B, P = rows.prompt_BP.shape
-    slots_C = jnp.arange(P + steps)
-    key_valid_BC = slots_C >= rows.padding_B[:, None]
-    cache = model.init_cache(B, P + steps)
-    # The last token of the prompt is fed by the loop, like every drawn one.
-    positions_BP = slots_C[: P - 1] - rows.padding_B[:, None]
-    _, cache = model.extend(rows.prompt_BP[:, :-1], jnp.maximum(positions_BP, 0), cache, 0, key_valid_BC)
-
-    def body(carry: _Carry) -> _Carry:
-        slot = P - 1 + carry.step
-        positions_B1 = (slot - rows.padding_B)[:, None]
-        hidden_B1D, cache = model.extend(carry.token_B[:, None], positions_B1, carry.cache, slot, key_valid_BC)
-        uniform_B = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, carry.step)))(rows.key_B)
-        return _advance(tables, rows, carry._replace(cache=cache), model.logits(hidden_B1D[:, 0]), uniform_B)
-
-    drawn = Drawn(
-        tokens_BT=jnp.zeros((B, steps), jnp.int32),
-        roles_BT=jnp.full((B, steps), Role.PAD, jnp.uint8),
-        logprob_B2=jnp.zeros((B, 2)),
-        state_B=jnp.asarray(rows.state_B),
-        wellformed_B=jnp.ones(B, bool),
+    number, pair = partial(zeros, jnp.int32), partial(zeros, jnp.float32, 2)
+    filters = Filters(number(2), pair(), pair(), pair())
+    places = Places(
+        cache=decoder.new_cache(rows, capacity),
+        token_B=number(),
+        position_B=number(),
+        drawn_B=number(),
+        base_B=number(),
+        state_B=number(),
+        active_B=zeros(bool),
+        left_B2=number(2),
+        value_left_B=number(),
+        wellformed_B=zeros(bool),
+        logprob_B2=pair(),
+        seen_BV=zeros(bool, decoder.head_DV.shape[1]),
+        settings=Settings(zeros(jnp.uint32), number(), pair(), number(2), zeros(bool), filters),
     )
-    carry = _Carry(
-        step=jnp.int32(0),
-        cache=cache,
-        token_B=jnp.asarray(rows.prompt_BP[:, -1]),
-        active_B=~tables.terminal_S[rows.state_B],
-        left_B2=jnp.asarray(rows.limit_B2),
-        value_left_B=jnp.full(B, grammars.VALUE_BUDGET),
-        seen_BV=None if rows.filters is None else _seen(rows, tables.characters_V.shape[0]),
-        drawn=drawn,
+    return map_axes(places, constrain)
+
+
+def map_axes(places: Places, function: Callable[[Any, tuple[str | None, ...]], Any]) -> Places:
+    """The same with `function(array, its logical axes)` for each array."""
+
+    def mapped(x: Any) -> Any:
+        return function(x, ("batch", "heads", None, None) if x.ndim == 4 else ("batch", *[None] * (x.ndim - 1)))
+
+    return jax.tree.map(mapped, places)
+
+
+def resize(places: Places, *, slots: int) -> Places:
+    """The same places with a cache of another capacity; what lies beyond it is lost."""
+
+    def resized(x_BKSC: jax.Array) -> jax.Array:
+        more = max(slots - x_BKSC.shape[2], 0)
+        return jnp.pad(x_BKSC[:, :, :slots], ((0, 0), (0, 0), (0, more), (0, 0)))
+
+    return map_axes(places._replace(cache=jax.tree.map(resized, places.cache)), constrain)
+
+
+def admit(decoder: Decoder, tables: Tables, places: Places, arrivals: Arrivals, *, filtered: bool) -> Places:
+    """Puts requests into places. Those that share a prompt share the pass over it.
+
+    Args:
+      filtered: whether a request that comes in has filters, see `advance`.
+    """
+    P, source_B = arrivals.prompts_RP.shape[1], jnp.maximum(arrivals.source_B, 0)
+    comes_B = arrivals.source_B >= 0
+
+    def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(comes_B.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    def filled(old_BKSC: jax.Array, new_RKPC: jax.Array) -> jax.Array:
+        first_BKPC = chosen(new_RKPC[source_B], old_BKSC[:, :, :P])
+        return jax.lax.dynamic_update_slice(old_BKSC, first_BKPC, (0, 0, 0, 0))
+
+    rows = comes_B.shape[0]
+    seen_BV = places.seen_BV
+    if filtered:
+        seen_BV = chosen(_seen(arrivals, seen_BV.shape[1])[source_B], seen_BV)
+        seen_BV = seen_BV.at[jnp.arange(rows), arrivals.token_B].max(comes_B)
+    terminal_B = tables.terminal_N[arrivals.base_B + arrivals.state_B]
+    new = Places(
+        cache=(),
+        token_B=arrivals.token_B,
+        position_B=arrivals.length_R[source_B],
+        drawn_B=jnp.zeros(rows, jnp.int32),
+        base_B=arrivals.base_B,
+        state_B=arrivals.state_B,
+        active_B=~terminal_B,
+        left_B2=arrivals.left_B2,
+        value_left_B=arrivals.value_left_B,
+        wellformed_B=jnp.ones(rows, bool),
+        logprob_B2=jnp.zeros((rows, 2)),
+        seen_BV=seen_BV,
+        settings=arrivals.settings,
     )
-    carry = jax.lax.while_loop(lambda c: (c.step < steps) & jnp.any(c.active_B), body, carry)
-    done = carry.drawn
-    closed_B = tables.text_stage_S[done.state_B]
-    return done._replace(wellformed_B=done.wellformed_B & closed_B)
+    new = jax.tree.map(chosen, new, places._replace(cache=()))
+    new = new._replace(cache=jax.tree.map(filled, places.cache, decoder.prefill(arrivals.prompts_RP)))
+    return map_axes(new, constrain)
 
 
-def _seen(rows: Rows, columns: int) -> jax.Array:
-    """bool [B, V]: the tokens of the prompts."""
-    B, P = rows.prompt_BP.shape
+def _seen(arrivals: Arrivals, columns: int) -> jax.Array:
+    """bool [R, V]: the tokens of the prompts, but for the last ones."""
+    R, P = arrivals.prompts_RP.shape
     # Padding is not part of a prompt: it goes to a column of its own.
-    ids_BP = jnp.where(jnp.arange(P) >= rows.padding_B[:, None], rows.prompt_BP, columns)
-    return jnp.zeros((B, columns + 1), bool).at[jnp.arange(B)[:, None], ids_BP].set(True)[:, :columns]
+    ids_RP = jnp.where(jnp.arange(P) < arrivals.length_R[:, None], arrivals.prompts_RP, columns)
+    return jnp.zeros((R, columns + 1), bool).at[jnp.arange(R)[:, None], ids_RP].set(True)[:, :columns]
 
 
-def _remaining(tables: Tables, rows: Rows, state_B: jax.Array, left_B2: jax.Array) -> jax.Array:
+def advance(
+    decoder: Decoder,
+    tables: Tables,
+    places: Places,
+    wanted_B: jax.Array,
+    steps: jax.Array,
+    idle: jax.Array,
+    *,
+    filtered: bool,
+) -> tuple[Places, Chunk]:
+    """Draws tokens for all active places, without a host round trip.
+
+    Args:
+      wanted_B: bool; places where it is false become idle.
+      steps: how many tokens, at most `CHUNK`.
+      idle: it stops earlier once so many places have become idle.
+      filtered: whether an active request has top-k, top-p, min-p or a penalty; the program without is faster.
+    """
+    rows = places.token_B.shape[0]
+    places = places._replace(active_B=places.active_B & wanted_B)
+    begun = jnp.sum(places.active_B)
+    settings = places.settings
+    key_B = jax.vmap(lambda seed, index: jax.random.fold_in(jax.random.key(seed), index))(
+        settings.seed_B, settings.index_B
+    )
+
+    def body(carry: tuple[jax.Array, Places, Chunk]) -> tuple[jax.Array, Places, Chunk]:
+        step, places, chunk = carry
+        logits_BV, cache = decoder.step(places.token_B, places.position_B, places.cache)
+        uniform_B = jax.vmap(lambda key, drawn: jax.random.uniform(jax.random.fold_in(key, drawn)))(
+            key_B, places.drawn_B
+        )
+        drew_B = places.active_B
+        places, logprob_B = _advance(tables, places._replace(cache=cache), logits_BV, uniform_B, filtered=filtered)
+        role_B = jnp.where(drew_B, tables.role_N[places.base_B + places.state_B], Role.PAD)
+
+        def put(array_BT: jax.Array, new_B: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(array_BT, new_B[:, None].astype(array_BT.dtype), step, axis=1)
+
+        drawn = (jnp.where(drew_B, places.token_B, 0), role_B, logprob_B)
+        return step + 1, places, Chunk(*(put(*pair) for pair in zip(chunk, drawn, strict=True)))
+
+    def goes_on(carry: tuple[jax.Array, Places, Chunk]) -> jax.Array:
+        active = jnp.sum(carry[1].active_B)
+        return (carry[0] < steps) & (active > 0) & (begun - active < idle)
+
+    chunk = Chunk(
+        jnp.zeros((rows, CHUNK), jnp.int32),
+        jnp.full((rows, CHUNK), Role.PAD, jnp.uint8),
+        jnp.zeros((rows, CHUNK)),
+    )
+    _, places, chunk = jax.lax.while_loop(goes_on, body, (jnp.int32(0), places, chunk))
+    return map_axes(places, constrain), chunk
+
+
+def _remaining(in_text_B: jax.Array, left_B2: jax.Array, limit_B2: jax.Array) -> jax.Array:
     """Tokens [B] that may be drawn before the current stage must have ended."""
     # The first annotation has its own limit only; later ones of a document also use up the text's.
-    first_B = left_B2[:, 1] == rows.limit_B2[:, 1]
+    first_B = left_B2[:, 1] == limit_B2[:, 1]
     annotation_B = jnp.minimum(left_B2[:, 0], jnp.where(first_B, _UNLIMITED, left_B2[:, 1]))
-    return jnp.where(tables.text_stage_S[state_B], left_B2[:, 1], annotation_B)
+    return jnp.where(in_text_B, left_B2[:, 1], annotation_B)
 
 
-def _allowed(tables: Tables, rows: Rows, carry: _Carry) -> jax.Array:
+def _allowed(tables: Tables, places: Places, row_B: jax.Array, in_text_B: jax.Array) -> jax.Array:
     """bool [B, V]: the tokens that the grammar and the limits permit."""
-    state_B = carry.drawn.state_B
-    # Compared in bytes: this is as wide as the vocabulary.
-    remaining_B = jnp.clip(_remaining(tables, rows, state_B, carry.left_B2), 0, grammars.FAR - 1).astype(jnp.uint8)
-    allowed_BV = tables.cost_SV[state_B] <= remaining_B[:, None]
-    if tables.value_cost_SV is not None:
-        value_left_B = jnp.maximum(carry.value_left_B, 0).astype(jnp.uint8)
-        allowed_BV &= tables.value_cost_SV[state_B] <= value_left_B[:, None]
-    return allowed_BV
+    settings = places.settings
+    constrained_B1 = settings.constrained_B[:, None]
+    remaining_B = _remaining(in_text_B, places.left_B2, settings.limit_B2)
+    remaining_B = jnp.clip(remaining_B, 0, grammars.FAR - 1).astype(jnp.uint8)
+    cost_BJ = jnp.where(constrained_B1, tables.cost_NJ[row_B], tables.free_cost_NJ[row_B])
+    value_left_B = jnp.maximum(places.value_left_B, 0).astype(jnp.uint8)
+    short_BJ = ~constrained_B1 | (tables.value_cost_NJ[row_B] <= value_left_B[:, None])
+    return ((cost_BJ <= remaining_B[:, None]) & short_BJ)[:, tables.class_V]
 
 
-def _advance(tables: Tables, rows: Rows, carry: _Carry, logits_BV: jax.Array, uniform_B: jax.Array) -> _Carry:
-    """Draws one token a row and moves every active row to its next state."""
-    drawn, active_B = carry.drawn, carry.active_B
-    state_B = drawn.state_B
-    in_text_B = tables.text_stage_S[state_B]
-    temperature_B = jnp.where(in_text_B, rows.temperature_B2[:, 1], rows.temperature_B2[:, 0])
-    allowed_BV, seen_BV = _allowed(tables, rows, carry), carry.seen_BV
-    if rows.filters is not None:
-        filters = rows.filters.of_stage(in_text_B)
+def _advance(
+    tables: Tables, places: Places, logits_BV: jax.Array, uniform_B: jax.Array, *, filtered: bool
+) -> tuple[Places, jax.Array]:
+    """Draws one token a place and moves every active place to its next state. Also the log-probabilities [B]."""
+    settings, active_B, state_B = places.settings, places.active_B, places.state_B
+    row_B = places.base_B + state_B
+    in_text_B = tables.text_stage_N[row_B]
+    temperature_B = jnp.where(in_text_B, settings.temperature_B2[:, 1], settings.temperature_B2[:, 0])
+    allowed_BV, seen_BV = _allowed(tables, places, row_B, in_text_B), places.seen_BV
+    if filtered:
+        filters = settings.filters.of_stage(in_text_B)
         logits_BV = penalised(logits_BV, seen_BV, filters.repetition_penalty_B2)
         allowed_BV = kept(logits_BV, allowed_BV, temperature_B, filters)
     token_B, logprob_B = draw(logits_BV, allowed_BV, temperature_B, uniform_B)
-    if seen_BV is not None:
-        seen_BV = seen_BV.at[jnp.arange(token_B.size), token_B].set(True)
-    token_B = jnp.where(active_B, token_B, 0)
+    if filtered:
+        seen_BV = seen_BV.at[jnp.arange(token_B.size), token_B].max(active_B)
+    token_B = jnp.where(active_B, token_B, places.token_B)
 
-    next_B = tables.next_state_SV[state_B, token_B].astype(jnp.int32)
-    is_value_B = tables.role_S[next_B] == Role.ANNOTATION_VALUE
-    value_left_B = jnp.where(is_value_B, carry.value_left_B - tables.characters_V[token_B], grammars.VALUE_BUDGET)
+    next_B = tables.next_state_NJ[row_B, tables.class_V[token_B]].astype(jnp.int32)
+    is_value_B = tables.role_N[places.base_B + next_B] == Role.ANNOTATION_VALUE
+    value_left_B = jnp.where(is_value_B, places.value_left_B - tables.characters_V[token_B], grammars.VALUE_BUDGET)
     next_B = jnp.where(is_value_B & (value_left_B < 0), grammars.INVALID, next_B)
     next_B = jnp.where(active_B, next_B, state_B)
-    role_B = jnp.where(active_B, tables.role_S[next_B], Role.PAD)
+    next_row_B = places.base_B + next_B
 
     # One token of its stage, and one of the text's if an annotation follows upon text.
-    first_B = carry.left_B2[:, 1] == rows.limit_B2[:, 1]
-    left_B2 = carry.left_B2 - jnp.stack([~in_text_B, in_text_B | ~first_B], axis=1)
-    left_B2 = left_B2.at[:, 0].set(jnp.where(next_B == grammars.OPEN, rows.limit_B2[:, 0], left_B2[:, 0]))
-    exhausted_B = _remaining(tables, rows, next_B, left_B2) <= 0
+    limit_B2 = settings.limit_B2
+    first_B = places.left_B2[:, 1] == limit_B2[:, 1]
+    left_B2 = places.left_B2 - jnp.stack([~in_text_B, in_text_B | ~first_B], axis=1)
+    left_B2 = left_B2.at[:, 0].set(jnp.where(next_B == grammars.OPEN, limit_B2[:, 0], left_B2[:, 0]))
+    exhausted_B = _remaining(tables.text_stage_N[next_row_B], left_B2, limit_B2) <= 0
 
     stage_B2 = jnp.stack([~in_text_B, in_text_B], axis=1) & active_B[:, None]
-    return _Carry(
-        step=carry.step + 1,
-        cache=carry.cache,
+    moved = places._replace(
         token_B=token_B,
-        active_B=active_B & ~tables.terminal_S[next_B] & ~exhausted_B,
+        position_B=places.position_B + active_B,
+        drawn_B=places.drawn_B + active_B,
+        state_B=next_B,
+        active_B=active_B & ~tables.terminal_N[next_row_B] & ~exhausted_B,
         left_B2=left_B2,
         value_left_B=value_left_B,
+        wellformed_B=places.wellformed_B & (next_B != grammars.MALFORMED),
+        logprob_B2=places.logprob_B2 + jnp.where(stage_B2, logprob_B[:, None], 0.0),
         seen_BV=seen_BV,
-        drawn=Drawn(
-            tokens_BT=jax.lax.dynamic_update_slice_in_dim(drawn.tokens_BT, token_B[:, None], carry.step, axis=1),
-            roles_BT=jax.lax.dynamic_update_slice_in_dim(
-                drawn.roles_BT, role_B[:, None].astype(jnp.uint8), carry.step, axis=1
-            ),
-            logprob_B2=drawn.logprob_B2 + jnp.where(stage_B2, logprob_B[:, None], 0.0),
-            state_B=next_B,
-            wellformed_B=drawn.wellformed_B & (next_B != grammars.MALFORMED),
-        ),
+    )
+    return moved, logprob_B
+
+
+class Programs(NamedTuple):
+    """The functions of this module, compiled when they are first called with a shape."""
+
+    empty_places: Any
+    resize: Any
+    admit: Any
+    advance: Any
+
+
+@cache
+def programs(platform: str) -> Programs:
+    """Of devices of a platform, such as "cpu". The batch is updated in place: what is given is used up."""
+    jit = partial(jax.jit, compiler_options=decoding_options(platform))
+    return Programs(
+        jit(empty_places, static_argnames=("rows", "capacity")),
+        jit(resize, static_argnames="slots"),  # of another size, so that nothing can stay in place
+        jit(admit, static_argnames="filtered", donate_argnames="places"),
+        jit(advance, static_argnames="filtered", donate_argnames="places"),
     )

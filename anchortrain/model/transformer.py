@@ -3,7 +3,7 @@
 RMSNorm on the *outputs* of attention and MLP, RMSNorm over the whole query and key projections
 (QK-norm), rotary positions, SwiGLU, no biases, embedding and head untied.
 
-Shapes: B batch, L length, T new tokens, S cache slots, D model width, H heads, K key heads,
+Shapes: B batch, L length, D model width, H heads, K key heads,
 C head dimension, F MLP width, V vocabulary, N layers.
 """
 
@@ -165,49 +165,3 @@ class Transformer(nnx.Module):
         """Float32 logits [..., V] of hidden states [..., D]."""
         head = gathered(self.head_DV, ("embed", "vocab"), hidden_D.dtype)
         return jnp.einsum("...d,dv->...v", hidden_D, head, preferred_element_type=jnp.float32)
-
-    def init_cache(self, batch: int, capacity: int) -> dict[str, jax.Array]:
-        """Zeroed keys and values, [N, B, K, capacity, C] each, in the compute type."""
-        c = self.config
-        shape = (c.n_layers, batch, c.n_kv_heads, capacity, c.d_model // c.n_heads)
-        return {name: jnp.zeros(shape, c.compute_dtype) for name in ("key", "value")}
-
-    def extend(
-        self,
-        tokens_BT: jax.Array,
-        positions_BT: jax.Array,
-        cache: dict[str, jax.Array],
-        start: jax.Array | int,
-        key_valid_BS: jax.Array,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Feeds T tokens whose keys go to the slots `start … start+T-1` of the cache.
-
-        Rows are left-padded so that all share `start`. A query sees the slots that are valid and not
-        after its own; `key_valid_BS` includes the new ones.
-
-        Returns:
-          Final hidden states [B, T, D] and the new cache.
-        """
-        S, T = key_valid_BS.shape[1], tokens_BT.shape[1]
-        slots_T = start + jnp.arange(T)
-        mask_BTS = key_valid_BS[:, None, :] & (jnp.arange(S) <= slots_T[:, None])
-        rotary = self._rotary(positions_BT)
-
-        # The whole cache is carried, not scanned over, so that it is updated in place.
-        def body(carry: tuple, layer_and_number: tuple) -> tuple[tuple, None]:
-            (x, keys, values), (layer, number) = carry, layer_and_number
-            q, k, v = layer.project(x, rotary)
-            place = (number, 0, 0, start, 0)
-            keys = jax.lax.dynamic_update_slice(keys, jnp.swapaxes(k, 1, 2)[None], place)
-            values = jax.lax.dynamic_update_slice(values, jnp.swapaxes(v, 1, 2)[None], place)
-            return (
-                layer.finish(x, attention.attend_cached(q, keys[number], values[number], mask_BTS)),
-                keys,
-                values,
-            ), None
-
-        embedded_BTD = lookup(self.embedding[...], tokens_BT, self.config.compute_dtype)
-        carry = (embedded_BTD, cache["key"], cache["value"])
-        numbered = (self.layers, jnp.arange(self.config.n_layers))
-        (x_BTD, keys, values), _ = jax.lax.scan(body, carry, numbered)
-        return rms_norm(x_BTD, self.final_norm[...], self.config.norm_eps), {"key": keys, "value": values}

@@ -5,6 +5,7 @@ Arguments are shapes with shardings; no array is made and no data read.
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,14 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from anchortrain.config import Experiment, padded_vocabulary
-from anchortrain.decode.loop import Rows, Tables, generate
+from anchortrain.config import Experiment
+from anchortrain.decode.decoder import Decoder
+from anchortrain.decode.loop import empty_places, map_axes, programs
 from anchortrain.decode.settings import SamplingConfig
+from anchortrain.decode.tables import Tables
 from anchortrain.errors import UserError
 from anchortrain.model.parameters import abstract_model, model_with, params_of
 from anchortrain.optimizer import make_optimizer
 from anchortrain.plan.figures import run_steps
-from anchortrain.sharding import check_fits, make_mesh, spec
+from anchortrain.sharding import check_fits, make_mesh, platform, spec
 from anchortrain.train_step import abstract_state, batch_sharding, make_train_step, param_shardings, state_shardings
 
 # See `data.packing`.
@@ -38,8 +41,8 @@ _STORED_FIELDS = {"reference_ids": jnp.int32, "reference_log_probs": jnp.float32
 # Tokens of each stored distribution: the default of `anchortrain draw --top_k`.
 _STORED_TOKENS = 32
 
-# States of the sampler's grammar: a typical schema of ten keys. Its tables are small beside the parameters.
-_GRAMMAR_STATES = 64
+# Of the sampler's grammars: 16 of a typical schema of ten keys. Their tables are small beside the parameters.
+_GRAMMAR_ROWS, _TOKEN_CLASSES = 16 * 64, 512
 _PROMPT_SLOTS = 128
 
 
@@ -100,23 +103,32 @@ def train_program(experiment: Experiment, mesh: Mesh) -> Program:
 
 
 def sampler_program(experiment: Experiment, mesh: Mesh) -> Program:
-    """The sampler's loop on the same mesh: as many samples at once as the batch has rows."""
+    """The loop of decoding on the same mesh: as many samples at once as the batch has rows, at their full length."""
     model = abstract_model(experiment.model, experiment.model.vocabulary_size)
     shapes = params_of(model)
     params = _placed(shapes, param_shardings(mesh, shapes))
     settings = SamplingConfig()
     prompt = min(_PROMPT_SLOTS, max(2, experiment.data.length // 4))
     steps = min(settings.max_annotation_tokens + settings.max_response_tokens, experiment.data.length - prompt)
-    # Rows alone are spread: a prompt is short, and the rest has one number or two a row.
-    by_row = NamedSharding(mesh, spec(("batch",)))
-    rows = _abstract_rows(experiment.data.batch_rows, prompt, by_row)
-    tables = _abstract_tables(padded_vocabulary(experiment.model.vocabulary_size), NamedSharding(mesh, PartitionSpec()))
+    rows, whole = experiment.data.batch_rows, NamedSharding(mesh, PartitionSpec())
+
+    def placed(x: jax.ShapeDtypeStruct, axes: Sequence[str | None]) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec(axes)))
+
+    def number(dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((), dtype, sharding=whole)
+
     with jax.set_mesh(mesh):
-        lowered = generate.lower(model_with(model, params), tables, rows, steps=steps)
+        decoder = jax.eval_shape(Decoder.of, model_with(model, params)).map_axes(placed)
+        places = jax.eval_shape(partial(empty_places, rows=rows, capacity=prompt + steps), decoder)
+        places, tables = map_axes(places, placed), _abstract_tables(decoder.head_DV.shape[1], whole)
+        lowered = programs(platform()).advance.lower(
+            decoder, tables, places, places.active_B, number(jnp.int32), number(jnp.int32), filtered=False
+        )
     return Program(
         lowered,
-        {"parameters": _bytes(params), "batch": _bytes(rows), "grammar": _bytes(tables)},
-        {"rows": experiment.data.batch_rows, "prompt_tokens": prompt, "new_tokens": steps},
+        {"parameters": _bytes(decoder), "batch": _bytes(places), "grammar": _bytes(tables)},
+        {"rows": rows, "prompt_tokens": prompt, "new_tokens": steps},
     )
 
 
@@ -131,32 +143,19 @@ def _bytes(tree: Any) -> int:
     )
 
 
-def _abstract_rows(count: int, prompt: int, sharding: NamedSharding) -> Rows:
-    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=sharding)
-
-    key = jax.eval_shape(lambda: jax.random.key(0)).dtype
-    return Rows(
-        prompt_BP=array(jnp.int32, prompt),
-        padding_B=array(jnp.int32),
-        key_B=array(key),
-        state_B=array(jnp.int32),
-        temperature_B2=array(jnp.float32, 2),
-        limit_B2=array(jnp.int32, 2),
-    )
-
-
 def _abstract_tables(vocabulary: int, sharding: NamedSharding) -> Tables:
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    states = _GRAMMAR_STATES
+    rows, classes = _GRAMMAR_ROWS, _TOKEN_CLASSES
     return Tables(
-        next_state_SV=array(jnp.int16, states, vocabulary),
-        cost_SV=array(jnp.uint8, states, vocabulary),
-        value_cost_SV=None,
+        class_V=array(jnp.int32, vocabulary),
+        next_state_NJ=array(jnp.int16, rows, classes),
+        free_cost_NJ=array(jnp.uint8, rows, classes),
+        cost_NJ=array(jnp.uint8, rows, classes),
+        value_cost_NJ=array(jnp.uint8, rows, classes),
         characters_V=array(jnp.int16, vocabulary),
-        role_S=array(jnp.uint8, states),
-        text_stage_S=array(jnp.bool_, states),
-        terminal_S=array(jnp.bool_, states),
+        role_N=array(jnp.uint8, rows),
+        text_stage_N=array(jnp.bool_, rows),
+        terminal_N=array(jnp.bool_, rows),
     )

@@ -10,8 +10,8 @@ from flax import nnx
 
 from anchortrain import annotation
 from anchortrain.config import ModelConfig
+from anchortrain.decode import engine
 from anchortrain.decode import grammar as grammars
-from anchortrain.decode import sampler
 from anchortrain.decode.grammar import compile_grammar
 from anchortrain.decode.sampler import SamplingConfig, draw_annotations, sample
 from anchortrain.errors import UserError
@@ -66,24 +66,6 @@ def replay(model, vocabulary, keys, config, row) -> list[tuple[int, np.ndarray, 
     return found
 
 
-def test_cached_decoding_gives_the_logits_of_the_full_forward_pass(model):
-    lengths, P, T = [5, 9, 3], 9, 6
-    tokens = np.asarray(jax.random.randint(jax.random.key(0), (3, P + T), 0, 300))
-    padding = P - np.asarray(lengths)
-    valid = jnp.arange(P + T) >= padding[:, None]
-    cache = model.init_cache(3, P + T)
-    extend = jax.jit(type(model).extend)
-    positions = np.maximum(np.arange(P) - padding[:, None], 0)
-    hidden, cache = extend(model, tokens[:, :P], positions, cache, 0, valid)
-    cached = [model.logits(hidden[:, -1])]
-    for slot in range(P, P + T):
-        hidden, cache = extend(model, tokens[:, slot : slot + 1], (slot - padding)[:, None], cache, slot, valid)
-        cached.append(model.logits(hidden[:, 0]))
-    for row, pad in enumerate(padding):
-        full = full_logits(model, jnp.asarray(tokens[row, pad:]))[-T - 1 :]
-        np.testing.assert_allclose(np.stack(cached)[:, row], full, atol=2e-5)
-
-
 @pytest.mark.parametrize("constrain", [False, True])
 def test_greedy_decoding_is_the_argmax_of_the_full_forward_pass(model, vocabulary, keys, constrain):
     config = dataclasses.replace(TWO_STAGE, annotation_temperature=0, response_temperature=0, constrain=constrain)
@@ -112,7 +94,14 @@ def test_a_sample_does_not_depend_on_neighbours_order_batch_or_bucket(model, voc
         config = dataclasses.replace(TWO_STAGE, **settings)
         got = sample(model, vocabulary, [given[i] for i in order], config, keys=keys, seed=5, indices=order)
         assert_same(got, [expected[i] for i in order])
-    monkeypatch.setattr(sampler, "_BUCKETS", (100,))
+    monkeypatch.setattr(engine, "_LEAST_PROMPT", 128)
+    assert_same(sample(model, vocabulary, given, TWO_STAGE, keys=keys, seed=5), expected)
+
+
+def test_a_sample_does_not_depend_on_how_the_cache_grows(model, vocabulary, keys, monkeypatch):
+    given = prompts(24)
+    expected = sample(model, vocabulary, given, TWO_STAGE, keys=keys, seed=5)
+    monkeypatch.setattr(engine, "_SMALL_CACHE", 0)
     assert_same(sample(model, vocabulary, given, TWO_STAGE, keys=keys, seed=5), expected)
 
 

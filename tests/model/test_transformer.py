@@ -17,8 +17,6 @@ from anchortrain.sharding import make_mesh
 from anchortrain.train_step import param_shardings
 from tests.batches import TINY, VOCABULARY, random_batch, tiny_model
 
-LENGTHS, CAPACITY = np.array([3, 7, 12]), 20
-
 
 @functools.partial(jax.jit, static_argnums=0)
 def compiled_hidden(abstract, params, *args) -> jax.Array:
@@ -27,41 +25,6 @@ def compiled_hidden(abstract, params, *args) -> jax.Array:
 
 def hidden_of(abstract, params, batch) -> jax.Array:
     return compiled_hidden(abstract, params, batch["inputs"], batch["positions"], batch["segment_ids"])
-
-
-def right_padded(rng: np.random.Generator, total: int) -> tuple[np.ndarray, ...]:
-    """Tokens, positions and segments of three rows as in training: `total` more tokens than LENGTHS each."""
-    at = np.arange(LENGTHS.max() + total)
-    segments_BL = (at < (LENGTHS + total)[:, None]).astype(np.int32)
-    tokens_BL = rng.integers(0, VOCABULARY, segments_BL.shape).astype(np.int32)
-    return tokens_BL, np.broadcast_to(at, segments_BL.shape).astype(np.int32), segments_BL
-
-
-@pytest.mark.parametrize("n_kv_heads, chunks", [(1, [1] * 3), (2, [1, 2, 1]), (4, [2, 2])])
-def test_cached_decoding_equals_the_full_forward_pass(n_kv_heads, chunks):
-    config = dataclasses.replace(TINY, n_kv_heads=n_kv_heads)
-    abstract, params = tiny_model(config)
-    model, steps, prompt = model_with(abstract, params), sum(chunks), LENGTHS.max()
-    tokens_BL, positions_BL, segments_BL = right_padded(np.random.default_rng(0), steps)
-    full_BLD = np.asarray(jax.jit(model.hidden)(tokens_BL, positions_BL, segments_BL))
-
-    # Left-padded: row b's prompt ends at slot `prompt`; slots before its beginning are invalid and hold nonsense.
-    offset_B = prompt - LENGTHS
-    slots_S = np.arange(CAPACITY)
-    at_BS = np.clip(slots_S - offset_B[:, None], 0, tokens_BL.shape[1] - 1)
-    tokens_BS = np.where(slots_S < offset_B[:, None], 7, np.take_along_axis(tokens_BL, at_BS, axis=1))
-    valid_BS = slots_S >= offset_B[:, None]
-    extend = jax.jit(model.extend)
-    cache, start = model.init_cache(len(LENGTHS), CAPACITY), 0
-    for T in (prompt, *chunks):
-        here = slice(start, start + T)
-        written_BS = valid_BS & (slots_S < start + T)
-        hidden_BTD, cache = extend(tokens_BS[:, here], at_BS[:, here], cache, start, written_BS)
-        for row, offset in enumerate(offset_B):
-            for slot in range(max(start, offset), start + T):
-                expected = full_BLD[row, slot - offset]
-                np.testing.assert_allclose(hidden_BTD[row, slot - start], expected, rtol=0, atol=1e-4)
-        start += T
 
 
 @pytest.mark.parametrize("policy", CHOICES["ModelConfig.remat"][1:])

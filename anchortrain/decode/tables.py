@@ -1,0 +1,145 @@
+"""Grammars as the compiled loop reads them: pages of one table on the device.
+
+Requests in one batch may follow different grammars (a mode, or keys that are fixed already); each has a page. Most
+tokens of a vocabulary lead to the same states wherever they stand, so a table has a column for each class of tokens and
+not for each token: 100,000 tokens are a few hundred classes.
+
+Shapes: G pages, S states of a page, N = G * S, J classes of tokens, V columns of the model's head.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from anchortrain.data.vocabulary import Vocabulary
+from anchortrain.decode.grammar import FORBIDDEN, Grammar, compile_grammar
+
+
+class Tables(NamedTuple):
+    """See `Grammar`; a grammar's rows begin at its page, and a state leads to states of the same page."""
+
+    class_V: jax.Array  # int32
+    next_state_NJ: jax.Array  # int16
+    free_cost_NJ: jax.Array  # uint8, see `Grammar.cost`
+    cost_NJ: jax.Array  # uint8, constrained
+    value_cost_NJ: jax.Array  # uint8
+    characters_V: jax.Array  # int16
+    role_N: jax.Array  # uint8
+    text_stage_N: jax.Array  # bool
+    terminal_N: jax.Array  # bool
+
+
+class GrammarKey(NamedTuple):
+    """What a grammar follows from, for one vocabulary."""
+
+    mode: str
+    keys: tuple[str, ...]
+
+
+class GrammarPool:
+    """The pages that requests in flight need, and others that were used lately."""
+
+    def __init__(self, vocabulary: Vocabulary, keys: Sequence[str], *, columns: int, pages: int = 16) -> None:
+        """Raises UserError like `compile_grammar`.
+
+        Args:
+          keys: all keys that requests may ask for; none where no annotation is drawn.
+          columns: width of the model's head.
+          pages: grammars that may be in flight together.
+        """
+        self._vocabulary, self._columns = vocabulary, columns
+        whole = compile_grammar(vocabulary, keys, mode="document" if keys else "single_stage", columns=columns)
+        self.states = len(whole.role)
+        self._first, self._class_V = _classes(whole)
+        self._grammars: dict[GrammarKey, Grammar] = {}
+        self._page: OrderedDict[GrammarKey, int] = OrderedDict()  # least lately used first
+        self._users: dict[int, int] = dict.fromkeys(range(pages), 0)
+        self._host = _empty(pages * self.states, len(self._first), self._class_V, whole.characters)
+        self._tables: Tables | None = None
+
+    def grammar(self, key: GrammarKey) -> Grammar:
+        """Raises UserError like `compile_grammar`."""
+        if key not in self._grammars:
+            self._grammars[key] = compile_grammar(self._vocabulary, key.keys, mode=key.mode, columns=self._columns)
+        return self._grammars[key]
+
+    def take(self, key: GrammarKey) -> int | None:
+        """The first row of a grammar's page, for a request, which must give it back; None while all are in use."""
+        if key not in self._page:
+            page = self._free_page()
+            if page is None:
+                return None
+            self._write(page, self.grammar(key))
+            self._page[key] = page
+        self._page.move_to_end(key)
+        self._users[self._page[key]] += 1
+        return self._page[key] * self.states
+
+    def give_back(self, base: int) -> None:
+        """Ends what `take` began; the page stays until it is needed for another grammar."""
+        self._users[base // self.states] -= 1
+
+    @property
+    def tables(self) -> Tables:
+        if self._tables is None:
+            # A copy: on a CPU the device would share memory that is written to while programs run.
+            self._tables = jax.device_put(jax.tree.map(np.copy, self._host))
+        return self._tables
+
+    def _free_page(self) -> int | None:
+        unused = next((page for page in self._users if page not in self._page.values()), None)
+        if unused is not None:
+            return unused
+        for key, page in self._page.items():
+            if not self._users[page]:
+                del self._page[key]
+                self._grammars.pop(key, None)
+                return page
+        return None
+
+    def _write(self, page: int, grammar: Grammar) -> None:
+        count = len(grammar.role)
+        if (
+            count > self.states
+            or not (grammar.next_state[:, self._first][:, self._class_V] == grammar.next_state).all()
+        ):
+            raise ValueError("the grammar does not go by the classes of tokens of the whole schema")
+        rows, host = slice(page * self.states, page * self.states + count), self._host
+        for array, values in (
+            (host.next_state_NJ, grammar.next_state),
+            (host.free_cost_NJ, grammar.cost(constrain=False)),
+            (host.cost_NJ, grammar.cost(constrain=True)),
+            (host.value_cost_NJ, grammar.value_cost()),
+        ):
+            array[rows] = values[:, self._first]
+        for array, values in (
+            (host.role_N, grammar.role),
+            (host.text_stage_N, grammar.text_stage),
+            (host.terminal_N, grammar.terminal),
+        ):
+            array[rows] = values
+        self._tables = None
+
+
+def _classes(grammar: Grammar) -> tuple[np.ndarray, np.ndarray]:
+    """Of each class a token [J], and the class of each token [V]: those that do the same in every state."""
+    does_SV = np.concatenate([grammar.next_state, grammar.characters[None]])
+    _, first_J, class_V = np.unique(does_SV.T, axis=0, return_index=True, return_inverse=True)
+    return first_J, class_V.reshape(-1).astype(np.int32)
+
+
+def _empty(rows: int, classes: int, class_V: np.ndarray, characters_V: np.ndarray) -> Tables:
+    return Tables(
+        class_V=class_V,
+        next_state_NJ=np.full((rows, classes), FORBIDDEN, np.int16),
+        free_cost_NJ=np.full((rows, classes), 255, np.uint8),
+        cost_NJ=np.full((rows, classes), 255, np.uint8),
+        value_cost_NJ=np.zeros((rows, classes), np.uint8),
+        characters_V=characters_V,
+        role_N=np.zeros(rows, np.uint8),
+        text_stage_N=np.zeros(rows, bool),
+        terminal_N=np.ones(rows, bool),
+    )
