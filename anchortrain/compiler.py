@@ -1,13 +1,9 @@
-"""Options of XLA: named ones for each TPU generation, and those of decoding on a CPU.
+"""Named XLA options for each TPU generation.
 
-Of a TPU the default is none: the options change with every libtpu, and a wrong one ends the process. Those named here
-are compiled by a test with the libtpu of `constraints.txt`; their effect on speed has not been measured on a TPU. They
-are passed with the program (`jax.jit(compiler_options=…)`), where an unknown one is an error and not the end.
+The default is none: the options change with every libtpu, and a wrong one ends the process. Those named here are
+compiled by a test with the libtpu of `constraints.txt`; their effect on speed has not been measured on a TPU. They are
+passed with the program (`jax.jit(compiler_options=…)`), where an unknown one is an error and not the end.
 """
-
-import functools
-
-import jax
 
 _COMMON = {
     "xla_tpu_enable_data_parallel_all_reduce_opt": "true",
@@ -43,19 +39,3 @@ PROFILES: dict[str, dict[str, str]] = {
 def options(profile: str) -> dict[str, str]:
     """The options of a named profile; none for ""."""
     return PROFILES[profile] if profile else {}
-
-
-@functools.cache
-def decoding_options(platform: str) -> dict[str, str]:
-    """Options of the programs that decode, for devices of this platform; none where XLA has not got them any more."""
-    if platform != "cpu":
-        return {}
-    # Library calls for a handful of rows cost more than they save: a step of 32 rows is 1.35x faster without. (A
-    # training step is 1.1x slower without.)
-    wanted = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    try:
-        with jax.default_device(jax.devices("cpu")[0]):
-            jax.jit(lambda x: x + 1, compiler_options=wanted).lower(0.0).compile()
-    except (ValueError, RuntimeError):
-        return {}
-    return wanted
