@@ -34,6 +34,6 @@ def read_model(size: Size, directory: str) -> Transformer:
     return model_with(abstract_model(size.model, size.vocabulary), params)
 
 
-def read_prompts(directory: str, rows: int) -> np.ndarray:
+def make_prompts(rows: int) -> np.ndarray:
     """int32 [rows, PROMPT], different ones."""
     return np.random.default_rng(0).integers(len(CONTROLS), 256, (rows, PROMPT)).astype(np.int32)

@@ -9,7 +9,7 @@ from anchortrain.decode.settings import SamplingConfig
 from anchortrain.decode.tables import GrammarKey
 from benchmarks.contest import serve
 from benchmarks.data import make_vocabulary
-from benchmarks.decode_inputs import ANNOTATION, NEW, read_model, read_prompts
+from benchmarks.decode_inputs import ANNOTATION, NEW, make_prompts, read_model
 from benchmarks.sizes import SIZES
 
 KEYS = ("topic", "place", "hero")
@@ -18,7 +18,7 @@ KEYS = ("topic", "place", "hero")
 def main(size: str, inputs: str, rows: str, stages: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         vocabulary = make_vocabulary(Path(directory))
-    prompts = read_prompts(inputs, int(rows))
+    prompts = make_prompts(int(rows))
     engine = Engine(
         read_model(SIZES[size], inputs), vocabulary, KEYS, places=len(prompts), most_tokens=prompts.shape[1] + NEW
     )

@@ -5,14 +5,14 @@ import sys
 import torch
 
 from benchmarks.contest import serve
-from benchmarks.decode_inputs import NEW, read_prompts
+from benchmarks.decode_inputs import NEW, make_prompts
 from benchmarks.sizes import SIZES
 from benchmarks.step_torch import load_model
 
 
 def main(size: str, inputs: str, rows: str) -> None:
     model = load_model(SIZES[size], inputs).eval()
-    prompts = torch.from_numpy(read_prompts(inputs, int(rows))).long()
+    prompts = torch.from_numpy(make_prompts(int(rows))).long()
     settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": True, "temperature": 1.0, "top_k": 0}
     made = None
 

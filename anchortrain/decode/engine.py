@@ -1,7 +1,7 @@
 """Many requests through one batch: a request waits for a place, has it until it is finished, and leaves it to the next.
 
 The host touches the batch between chunks of tokens only. All shapes are of few sizes, so that few programs are ever
-compiled: one for each length of prompts (powers of two) and of the cache.
+compiled: for each length of prompts (powers of two) and of the cache, with filters and without.
 
 Shapes: B places, R prompts, P prompt tokens.
 """
@@ -91,6 +91,7 @@ class _Ticket:
     request: Request
     start: int  # state
     value_left: int
+    filtered: bool  # whether it has top-k, top-p, min-p or a penalty
     drawn: Drawn = dataclasses.field(default_factory=Drawn)
     base: int = -1  # of its grammar's page
 
@@ -151,7 +152,7 @@ class Engine:
         if request.given and grammar.distance[start] > left:
             what = f"the annotation cannot be closed within {request.limits[0]} tokens"
             raise UserError(f"{what}: {request.given} are given already", mend="raise max_annotation_tokens")
-        ticket = _Ticket(next(self._numbers), request, start, value_left)
+        ticket = _Ticket(next(self._numbers), request, start, value_left, _has_filters(request.config))
         self._waiting.append(ticket)
         return ticket.number
 
@@ -252,7 +253,7 @@ class Engine:
         self._make_room(0)
         rows = 1 if len(prompts) == 1 else most
         arrivals = _arrivals(chosen, prompts, (rows, bucket), len(self._held))
-        filtered = any(_has_filters(ticket.request.config) for ticket in chosen.values())
+        filtered = any(ticket.filtered for ticket in chosen.values())
         self._places = self._programs.admit(self._decoder, self.pool.tables, self._places, arrivals, filtered=filtered)
 
     def _make_room(self, tokens: int) -> None:
@@ -266,13 +267,13 @@ class Engine:
         needed = max([*buckets, *lengths])
         if needed > self._slots:
             slots = max(_rounded(needed), min(self._capacity, 2 * self._slots))
-            self._places = self._programs.resize(self._places, slots=slots)
+            self._places = self._programs.grow(self._places, slots=slots)
 
     def _advance(self, tokens: int, idle: int | None) -> tuple[Any, ...]:
         """What `_collect` reads, on the host."""
         quarter = max(len(self._held) // 4, 1)
         least = (quarter if idle is None else idle) if self._waiting else len(self._held)
-        filtered = any(ticket is not None and _has_filters(ticket.request.config) for ticket in self._held)
+        filtered = any(ticket is not None and ticket.filtered for ticket in self._held)
         self._places, chunk = self._programs.advance(
             self._decoder,
             self.pool.tables,

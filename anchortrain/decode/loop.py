@@ -113,14 +113,13 @@ def map_axes(places: Places, function: Callable[[Any, tuple[str | None, ...]], A
     return jax.tree.map(mapped, places)
 
 
-def resize(places: Places, *, slots: int) -> Places:
-    """The same places with a cache of another capacity; what lies beyond it is lost."""
+def grow(places: Places, *, slots: int) -> Places:
+    """The same places with a cache of more slots."""
 
-    def resized(x_BKSC: jax.Array) -> jax.Array:
-        more = max(slots - x_BKSC.shape[2], 0)
-        return jnp.pad(x_BKSC[:, :, :slots], ((0, 0), (0, 0), (0, more), (0, 0)))
+    def grown(x_BKSC: jax.Array) -> jax.Array:
+        return jnp.pad(x_BKSC, ((0, 0), (0, 0), (0, slots - x_BKSC.shape[2]), (0, 0)))
 
-    return map_axes(places._replace(cache=jax.tree.map(resized, places.cache)), constrain)
+    return map_axes(places._replace(cache=jax.tree.map(grown, places.cache)), constrain)
 
 
 def admit(decoder: Decoder, tables: Tables, places: Places, arrivals: Arrivals, *, filtered: bool) -> Places:
@@ -206,7 +205,9 @@ def advance(
             key_B, places.drawn_B
         )
         drew_B = places.active_B
-        places, logprob_B = _advance(tables, places._replace(cache=cache), logits_BV, uniform_B, filtered=filtered)
+        places, logprob_B = _draw_and_move(
+            tables, places._replace(cache=cache), logits_BV, uniform_B, filtered=filtered
+        )
         role_B = jnp.where(drew_B, tables.role_N[places.base_B + places.state_B], Role.PAD)
 
         def put(array_BT: jax.Array, new_B: jax.Array) -> jax.Array:
@@ -248,7 +249,7 @@ def _allowed(tables: Tables, places: Places, row_B: jax.Array, in_text_B: jax.Ar
     return ((cost_BJ <= remaining_B[:, None]) & short_BJ)[:, tables.class_V]
 
 
-def _advance(
+def _draw_and_move(
     tables: Tables, places: Places, logits_BV: jax.Array, uniform_B: jax.Array, *, filtered: bool
 ) -> tuple[Places, jax.Array]:
     """Draws one token a place and moves every active place to its next state. Also the log-probabilities [B]."""
@@ -300,18 +301,18 @@ class Programs(NamedTuple):
     """The functions of this module, compiled when they are first called with a shape."""
 
     empty_places: Any
-    resize: Any
+    grow: Any
     admit: Any
     advance: Any
 
 
 @cache
 def programs(platform: str) -> Programs:
-    """Of devices of a platform, such as "cpu". The batch is updated in place: what is given is used up."""
+    """Of devices of a platform, such as "cpu". `admit` and `advance` update the batch in place: what is given is used up."""
     jit = partial(jax.jit, compiler_options=_options(platform))
     return Programs(
         jit(empty_places, static_argnames=("rows", "capacity")),
-        jit(resize, static_argnames="slots"),  # of another size, so that nothing can stay in place
+        jit(grow, static_argnames="slots"),  # of another size, so that nothing can stay in place
         jit(admit, static_argnames="filtered", donate_argnames="places"),
         jit(advance, static_argnames="filtered", donate_argnames="places"),
     )

@@ -161,8 +161,8 @@ def _run(
     if not 0 <= requests[0].seed < 1 << 32:
         raise UserError(f"the seed must lie in 0..{(1 << 32) - 1}, got {requests[0].seed}")
     # Few requests need no large batch; the size is one of few.
-    places = min(config.batch_size, 1 << max(len(requests) - 1, 0).bit_length())
-    places = places if places == 1 else max(places, LEAST_PLACES)
+    fitting = max(LEAST_PLACES, 1 << (len(requests) - 1).bit_length())
+    places = 1 if len(requests) == 1 else min(config.batch_size, fitting)
     most = max(request.most_tokens for request in requests)
     yield from Engine(model, vocabulary, keys, places=places, most_tokens=most, mesh=mesh).run(requests)
 

@@ -53,6 +53,21 @@ def dense(x_BLD: jax.Array, weight_DF: jax.Array) -> jax.Array:
     return flat.reshape(*x_BLD.shape[:-1], -1)
 
 
+def heads(
+    config: ModelConfig,
+    projected: tuple[jax.Array, jax.Array, jax.Array],
+    norms: tuple[jax.Array, jax.Array],
+    rotary: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Rotated queries [B, L, H, C], rotated keys and values [B, L, K, C], of projections [B, L, H*C or K*C] and the
+    norms of queries and keys."""
+    q, k, v = projected
+    lead = q.shape[:2]
+    q = rms_norm(q, norms[0], config.norm_eps).reshape(*lead, config.n_heads, -1)
+    k = rms_norm(k, norms[1], config.norm_eps).reshape(*lead, config.n_kv_heads, -1)
+    return attention.rotate(q, *rotary), attention.rotate(k, *rotary), v.reshape(*lead, config.n_kv_heads, -1)
+
+
 class Layer(nnx.Module):
     """One transformer layer."""
 
@@ -85,14 +100,10 @@ class Layer(nnx.Module):
 
     def project(self, x_BLD: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Rotated queries [B, L, H, C], rotated keys and values [B, L, K, C]."""
-        c = self.config
-        B, L, _ = x_BLD.shape
         q = remat.named(self._dense(x_BLD, "query"), remat.QUERY)
         k = remat.named(self._dense(x_BLD, "key"), remat.KEY)
         v = remat.named(self._dense(x_BLD, "value"), remat.VALUE)
-        q = rms_norm(q, self.query_norm[...], c.norm_eps).reshape(B, L, c.n_heads, -1)
-        k = rms_norm(k, self.key_norm[...], c.norm_eps).reshape(B, L, c.n_kv_heads, -1)
-        return attention.rotate(q, *rotary), attention.rotate(k, *rotary), v.reshape(B, L, c.n_kv_heads, -1)
+        return heads(self.config, (q, k, v), (self.query_norm[...], self.key_norm[...]), rotary)
 
     def finish(self, x_BLD: jax.Array, attended_BLHC: jax.Array) -> jax.Array:
         """The rest of the layer, once attention is done: output projection, MLP, both norms."""
