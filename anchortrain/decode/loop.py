@@ -308,7 +308,7 @@ class Programs(NamedTuple):
 
 @cache
 def programs(platform: str) -> Programs:
-    """Of devices of a platform, such as "cpu". `admit` and `advance` update the batch in place: what is given is used up."""
+    """Of devices of a platform, such as "cpu". `admit` and `advance` use the batch that they are given up."""
     jit = partial(jax.jit, compiler_options=_options(platform))
     return Programs(
         jit(empty_places, static_argnames=("rows", "capacity")),
