@@ -50,6 +50,7 @@ class Request:
       config: temperatures, filters and limits; its mode and batch size are not used.
       seed, index: of the random numbers.
       given: tokens at the end of `tokens` that belong to an annotation that has begun, after its opening delimiter.
+      value_ended: what is given ends with a value that is complete: it is not gone on with.
     """
 
     tokens: tuple[int, ...]
@@ -58,6 +59,7 @@ class Request:
     seed: int
     index: int
     given: int = 0
+    value_ended: bool = False
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -209,13 +211,14 @@ class Engine:
 
     def _start(self, request: Request) -> tuple[int, int]:
         """State and characters left of a value after what is given of the annotation."""
-        grammar = self.pool.grammar(request.grammar)
-        state, left = grammar.start, grammars.VALUE_BUDGET
+        # What is given may have keys that cannot be drawn: it is read by the grammar of all.
+        grammar = self.pool.whole
+        state, left = self.pool.grammar(request.grammar).start, grammars.VALUE_BUDGET
         for token in request.tokens[len(request.tokens) - request.given :]:
             state = int(grammar.next_state[state, token])
             in_value = grammar.role[state] == Role.ANNOTATION_VALUE
             left = left - int(grammar.characters[token]) if in_value else grammars.VALUE_BUDGET
-        return state, left
+        return (grammar.value_end if request.value_ended and left >= 0 else state), left
 
     def _admit(self) -> None:
         """Puts waiting requests into free places, first come first served."""

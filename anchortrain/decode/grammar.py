@@ -44,6 +44,7 @@ class Grammar:
       characters: int16 [V], what a token adds to the length of a value.
       reserve: uint8 [S], characters that a value still needs before it may end.
       start: the state of a sample before its first drawn token.
+      value_end: the state after a value that is complete: nothing can be added to it.
     """
 
     next_state: np.ndarray
@@ -52,6 +53,7 @@ class Grammar:
     characters: np.ndarray
     reserve: np.ndarray
     start: int
+    value_end: int
 
     @property
     def text_stage(self) -> np.ndarray:
@@ -99,22 +101,27 @@ def compile_grammar(vocabulary: Vocabulary, keys: Sequence[str], *, mode: str, c
     Args:
       columns: width of the model's head; columns beyond the vocabulary are never drawn.
     """
-    if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}; one of {', '.join(MODES)}")
-    if mode != "single_stage" and not keys:
-        what = "there are no annotation keys: nothing was annotated in training"
-        raise UserError(what, mend="sample with --single_stage")
-    builder = _Builder(vocabulary, keys, columns or vocabulary.size)
-    return builder.grammar(mode)
+    return GrammarCompiler(vocabulary, keys, columns or vocabulary.size).grammar(mode, keys)
 
 
-class _Builder:
-    """Rows of the table, made state by state as they are reached."""
+class GrammarCompiler:
+    """The automaton of a whole schema, of which the grammars of requests are parts: they have its states.
+
+    What a value is takes long to find out for a large vocabulary. It is done once.
+    """
 
     def __init__(self, vocabulary: Vocabulary, keys: Sequence[str], columns: int) -> None:
+        """Rows of the table are made state by state as they are reached.
+
+        Args:
+          columns: width of the model's head.
+        """
         self.vocabulary, self.columns = vocabulary, columns
         self.bytes = values.token_bytes(vocabulary)
         self.plain = np.array([t for t in range(vocabulary.size) if t not in vocabulary.control_ids])
+        self.characters = np.zeros(columns, np.int16)
+        for token in self.plain:
+            self.characters[token] = values.count_characters(self.bytes[token] or b"")
         self.rows: list[np.ndarray] = []
         self.roles: list[Role] = []
         self.reserve: list[int] = []
@@ -124,20 +131,34 @@ class _Builder:
         self.add(Role.ANNOTATION_KEY, self.inside(close=CLOSED))  # OPEN; an empty plan is a plan
         self.values: dict[ValueState, int] = {}
         self.waiting: list[ValueState] = []
-        self.first, self.later = _key_tokens(vocabulary, keys)
         value_start = self.value(VALUE_START)
         self.within = self.value(ValueState("solid"))
-        for tokens in self.first:
-            self.spell(OPEN, tokens, value_start)
+        # A state for each key that has been spelt, so that what follows can differ.
+        keys = sorted(set(keys))
+        self.key_end = {
+            key: self.add(Role.ANNOTATION_KEY, self.inside(), reserve=values.reserve(VALUE_START)) for key in keys
+        }
+        self.first, self.later = key_tokens(vocabulary, keys)
+        for tokens, end in zip(self.first, self.key_end.values(), strict=True):
+            self.spell(OPEN, tokens, end)
         # Separators hang below one node of their own; the states that a value may end in copy its branches.
         separator = self.add(Role.ANNOTATION_KEY, self.inside())
         self.after_space = any(self.lead(tokens) for tokens in self.later)
-        for tokens in self.later:
-            self.spell(separator, tokens[self.lead(tokens) :], value_start)
+        for tokens, end in zip(self.later, self.key_end.values(), strict=True):
+            self.spell(separator, tokens[self.lead(tokens) :], end)
         self.branches = np.flatnonzero(self.rows[separator] > OPEN)
         self.separator = separator
+        self.value_end = self.add(Role.ANNOTATION_VALUE, self.inside(close=CLOSED))
+        if self.after_space:
+            spaced = self.add(Role.ANNOTATION_VALUE, self.inside())
+            for tokens in self.later:
+                self.spell(self.value_end, tokens[: self.lead(tokens)], spaced)
+            self.rows[spaced][self.branches] = self.rows[separator][self.branches]
+        self.rows[self.value_end][self.branches] = self.rows[separator][self.branches]
         while self.waiting:
             self.fill(self.waiting.pop(0))
+        for end in self.key_end.values():
+            self.rows[end][:] = self.rows[value_start]
 
     def add(self, role: Role, row: np.ndarray, reserve: int = 0) -> int:
         self.rows.append(row)
@@ -187,39 +208,57 @@ class _Builder:
         if values.may_end(state) or (self.after_space and values.ends_in_space(state)):
             row[self.branches] = self.rows[self.separator][self.branches]
 
-    def grammar(self, mode: str) -> Grammar:
+    def grammar(self, mode: str, keys: Sequence[str], stops: Sequence[str] = ()) -> Grammar:
+        """The grammar of one of `MODES` for some of the keys.
+
+        Args:
+          keys: that may be drawn.
+          stops: of these, those upon which nothing is drawn any more; the value is not begun.
+
+        Raises:
+          UserError: when an annotation is asked for and there are no keys.
+        """
+        if mode not in MODES:
+            raise ValueError(f"unknown mode {mode!r}; one of {', '.join(MODES)}")
+        if mode != "single_stage" and not keys:
+            what = "there are no annotation keys: nothing was annotated in training"
+            raise UserError(what, mend="sample with --single_stage")
         vocabulary, table = self.vocabulary, np.stack(self.rows)
         for state in () if mode == "annotation" else (CLOSED, MALFORMED, TEXT):
             table[state, self.plain] = TEXT
             table[state, vocabulary.eos] = END
             if mode == "document":
                 table[state, vocabulary.ann_open] = OPEN
-        characters = np.zeros(self.columns, np.int16)
-        for token in self.plain:
-            characters[token] = values.count_characters(self.bytes[token] or b"")
+        for key, end in self.key_end.items():
+            if key not in keys:
+                table[table == end] = INVALID
+            elif key in stops:
+                table[end] = FORBIDDEN
         return Grammar(
             next_state=table,
             role=np.array(self.roles, np.uint8),
             distance=_distances(table),
-            characters=characters,
+            characters=self.characters,
             reserve=np.array(self.reserve, np.uint8),
             start=TEXT if mode == "single_stage" else OPEN,
+            value_end=self.value_end,
         )
 
 
-def _key_tokens(vocabulary: Vocabulary, keys: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+def key_tokens(vocabulary: Vocabulary, keys: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
     """Tokens of every key as the first of an annotation, and as a later one."""
-    twice = [pieces((annotation.make_tag(key, "x"), Tag(key, "x"))) for key in sorted(set(keys))]
+    twice = [pieces((annotation.make_tag(key, "x"), Tag(key, "x"))) for key in keys]
     first = vocabulary.encode_batch([cut[0][0] for cut in twice])
     later = vocabulary.encode_batch([cut[2][0] for cut in twice])
     return first, later
 
 
 def _distances(table: np.ndarray) -> np.ndarray:
-    """Fewest tokens from each state to CLOSED, by relaxation; uint8 [S]."""
-    successors = [np.unique(row) for row in table]
+    """Fewest tokens from each state to CLOSED or to one at which it stops, by relaxation; uint8 [S]."""
+    successors = [np.flatnonzero(np.bincount(row, minlength=len(table))) for row in table]
     distance = np.full(len(table), FAR, np.int64)
     distance[[END, CLOSED, TEXT]] = 0
+    distance[[state for state in range(OPEN, len(table)) if successors[state].max() == FORBIDDEN]] = 0
     changed = True
     while changed:
         changed = False

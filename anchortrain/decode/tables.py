@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from anchortrain.data.vocabulary import Vocabulary
-from anchortrain.decode.grammar import FORBIDDEN, Grammar, compile_grammar
+from anchortrain.decode.grammar import FORBIDDEN, Grammar, GrammarCompiler
 
 
 class Tables(NamedTuple):
@@ -33,37 +33,37 @@ class Tables(NamedTuple):
 
 
 class GrammarKey(NamedTuple):
-    """What a grammar follows from, for one vocabulary."""
+    """What a grammar follows from, for one vocabulary; see `GrammarCompiler.grammar`."""
 
     mode: str
     keys: tuple[str, ...]
+    stops: tuple[str, ...] = ()
 
 
 class GrammarPool:
     """The pages that requests in flight need, and others that were used lately."""
 
     def __init__(self, vocabulary: Vocabulary, keys: Sequence[str], *, columns: int, pages: int = 16) -> None:
-        """Raises UserError like `compile_grammar`.
-
+        """
         Args:
           keys: all keys that requests may ask for; none where no annotation is drawn.
           columns: width of the model's head.
           pages: grammars that may be in flight together.
         """
-        self._vocabulary, self._columns = vocabulary, columns
-        whole = compile_grammar(vocabulary, keys, mode="document" if keys else "single_stage", columns=columns)
-        self.states = len(whole.role)
-        self._first, self._class_V = _classes(whole)
+        self._compiler = GrammarCompiler(vocabulary, keys, columns)
+        self.whole = self._compiler.grammar("document" if keys else "single_stage", keys)
+        self.states = len(self.whole.role)
+        self._first, self._class_V = _classes(self.whole)
         self._grammars: dict[GrammarKey, Grammar] = {}
         self._page: OrderedDict[GrammarKey, int] = OrderedDict()  # least lately used first
         self._users: dict[int, int] = dict.fromkeys(range(pages), 0)
-        self._host = _empty(pages * self.states, len(self._first), self._class_V, whole.characters)
+        self._host = _empty(pages * self.states, len(self._first), self._class_V, self.whole.characters)
         self._tables: Tables | None = None
 
     def grammar(self, key: GrammarKey) -> Grammar:
-        """Raises UserError like `compile_grammar`."""
+        """Raises UserError like `GrammarCompiler.grammar`."""
         if key not in self._grammars:
-            self._grammars[key] = compile_grammar(self._vocabulary, key.keys, mode=key.mode, columns=self._columns)
+            self._grammars[key] = self._compiler.grammar(*key)
         return self._grammars[key]
 
     def take(self, key: GrammarKey) -> int | None:
@@ -101,13 +101,7 @@ class GrammarPool:
         return None
 
     def _write(self, page: int, grammar: Grammar) -> None:
-        count = len(grammar.role)
-        if (
-            count > self.states
-            or not (grammar.next_state[:, self._first][:, self._class_V] == grammar.next_state).all()
-        ):
-            raise ValueError("the grammar does not go by the classes of tokens of the whole schema")
-        rows, host = slice(page * self.states, page * self.states + count), self._host
+        rows, host = slice(page * self.states, (page + 1) * self.states), self._host
         for array, values in (
             (host.next_state_NJ, grammar.next_state),
             (host.free_cost_NJ, grammar.cost(constrain=False)),
