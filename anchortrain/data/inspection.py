@@ -6,6 +6,7 @@ stems from a corpus passes through `visible`, so that no text can move the curso
 
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -215,7 +216,7 @@ def _by_role(counts: Mapping[str, int]) -> str:
 def _statistics(report: Mapping[str, Any]) -> Iterator[str]:
     for source in report["sources"]:
         lengths, vocabulary = source["tokens_per_example"], source["vocabulary"]
-        keys = ", ".join(f"{visible(key)} {n:,}" for key, n in source["annotation_keys"].items())
+        keys = ", ".join(f"{visible(key)} {n:,}" for key, n in Counter(source["annotation_keys"]).most_common())
         yield visible(source["path"])
         yield f"  {source['kind']}, {'annotated' if source['annotated'] else 'plain'}, objective {source['objective']}"
         yield f"  weight             {source['share']:.1%} of the training tokens"

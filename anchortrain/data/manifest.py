@@ -30,7 +30,7 @@ class Manifest:
     examples: int
     tokens: int
     tokens_by_role: dict[str, int]  # name of the role -> tokens
-    annotation_keys: dict[str, int]  # key -> tags
+    annotation_keys: dict[str, int]  # key -> tags; in the order in which they usually stand
     shards: list[dict[str, Any]]  # {file, examples, sha256}
     sources: list[dict[str, Any]]  # {path, sha256, records}
     notes: dict[str, Any]

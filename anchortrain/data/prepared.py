@@ -17,7 +17,7 @@ import os
 import shutil
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -117,6 +117,7 @@ class PreparedWriter:
         self._lengths: list[list[int]] = [[] for _ in range(shards)]
         self._tokens_by_role = np.zeros(len(Role), np.int64)
         self._annotation_keys: Counter[str] = Counter()
+        self._positions: Counter[str] = Counter()  # sums over tags; 0 is the beginning of an example's, 1 the end
         self._added = 0
         self._open = True
         shutil.rmtree(self._partial, ignore_errors=True)
@@ -129,8 +130,8 @@ class PreparedWriter:
             array_record_module.ArrayRecordWriter(str(self._partial / file), "group_size:1") for file in self._files
         ]
 
-    def add(self, example: Example, annotation_keys: Iterable[str] = ()) -> None:
-        """Appends one example. `annotation_keys` are the keys of its tags, once for each tag."""
+    def add(self, example: Example, annotation_keys: Sequence[str] = ()) -> None:
+        """Appends one example. `annotation_keys` are the keys of its tags in their order, once for each tag."""
         tokens, roles = np.asarray(example.tokens), np.asarray(example.roles)
         where, size = f"{self.directory}: example {example.id!r}", self._vocabulary.size
         if tokens.ndim != 1 or tokens.shape != roles.shape or tokens.size == 0:
@@ -152,6 +153,8 @@ class PreparedWriter:
         self._lengths[shard].append(tokens.size)
         self._tokens_by_role += np.bincount(roles, minlength=len(Role))
         self._annotation_keys.update(annotation_keys)
+        for i, key in enumerate(annotation_keys):
+            self._positions[key] += (i + 0.5) / len(annotation_keys)
         self._added += 1
 
     def finish(self, **notes: Any) -> Manifest:
@@ -188,13 +191,18 @@ class PreparedWriter:
             examples=self._added,
             tokens=int(self._tokens_by_role.sum()),
             tokens_by_role={role.name: int(self._tokens_by_role[role]) for role in Role if role != Role.PAD},
-            annotation_keys=dict(self._annotation_keys.most_common()),
+            annotation_keys=self._keys_in_order(),
             shards=shards,
             notes=notes,
             versions=loaded_versions(),
         )
         (self._partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         return manifest
+
+    def _keys_in_order(self) -> dict[str, int]:
+        """By where they stand in an annotation on average: whoever steers puts a tag where the model expects it."""
+        counts = self._annotation_keys
+        return {key: counts[key] for key in sorted(counts, key=lambda key: self._positions[key] / counts[key])}
 
     def abort(self) -> None:
         """Removes everything written so far; nothing happens after `finish`."""

@@ -148,6 +148,7 @@ class GrammarCompiler:
             self.spell(separator, tokens[self.lead(tokens) :], end)
         self.branches = np.flatnonzero(self.rows[separator] > OPEN)
         self.separator = separator
+        self.stop = self.add(Role.ANNOTATION_KEY, np.full(columns, FORBIDDEN, np.int16))
         self.value_end = self.add(Role.ANNOTATION_VALUE, self.inside(close=CLOSED))
         if self.after_space:
             spaced = self.add(Role.ANNOTATION_VALUE, self.inside())
@@ -208,19 +209,20 @@ class GrammarCompiler:
         if values.may_end(state) or (self.after_space and values.ends_in_space(state)):
             row[self.branches] = self.rows[self.separator][self.branches]
 
-    def grammar(self, mode: str, keys: Sequence[str], stops: Sequence[str] = ()) -> Grammar:
+    def grammar(self, mode: str, keys: Sequence[str], stops: Sequence[str] = (), closes: bool = True) -> Grammar:
         """The grammar of one of `MODES` for some of the keys.
 
         Args:
           keys: that may be drawn.
           stops: of these, those upon which nothing is drawn any more; the value is not begun.
+          closes: whether the annotation may be closed.
 
         Raises:
           UserError: when an annotation is asked for and there are no keys.
         """
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}; one of {', '.join(MODES)}")
-        if mode != "single_stage" and not keys:
+        if mode != "single_stage" and not self.key_end:
             what = "there are no annotation keys: nothing was annotated in training"
             raise UserError(what, mend="sample with --single_stage")
         vocabulary, table = self.vocabulary, np.stack(self.rows)
@@ -233,7 +235,9 @@ class GrammarCompiler:
             if key not in keys:
                 table[table == end] = INVALID
             elif key in stops:
-                table[end] = FORBIDDEN
+                table[table == end] = self.stop
+        if not closes:
+            table[table == CLOSED] = INVALID
         return Grammar(
             next_state=table,
             role=np.array(self.roles, np.uint8),

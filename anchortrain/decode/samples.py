@@ -34,10 +34,8 @@ def to_row(sample: Sample, vocabulary: Vocabulary) -> dict[str, Any]:
     `annotation` is null unless all annotations are well-formed; those of a document's chunks follow one another,
     in `annotation_text` on lines of their own. `response` is the text without control tokens.
     """
-    annotations = _annotations(sample, vocabulary)
-    read = [read_tags(run, vocabulary) for run in annotations] if sample.wellformed else [None]
-    tags = [found for found in read if found is not None]
-    wellformed = len(tags) == len(read) > 0
+    annotations, tags = _annotations(sample, vocabulary), _read(sample, vocabulary)
+    wellformed = bool(tags)
     texts = [render(found) for found in tags] if wellformed else [_decode(run, vocabulary) for run in annotations]
     return {
         "prompt": sample.prompt,
@@ -52,6 +50,21 @@ def to_row(sample: Sample, vocabulary: Vocabulary) -> dict[str, Any]:
         "annotation_logprob": sample.annotation_logprob,
         "response_logprob": sample.response_logprob,
     }
+
+
+def tags_of(sample: Sample, vocabulary: Vocabulary) -> Annotation | None:
+    """The tags of all its annotations; None unless they are well-formed."""
+    read = _read(sample, vocabulary)
+    return tuple(itertools.chain(*read)) if read else None
+
+
+def _read(sample: Sample, vocabulary: Vocabulary) -> list[Annotation]:
+    """The tags of each annotation; none unless all are well-formed."""
+    if not sample.wellformed:
+        return []
+    read = [read_tags(run, vocabulary) for run in _annotations(sample, vocabulary)]
+    found = [tags for tags in read if tags is not None]
+    return found if len(found) == len(read) else []
 
 
 def _pairs(sample: Sample) -> list[Pair]:

@@ -38,6 +38,7 @@ class GrammarKey(NamedTuple):
     mode: str
     keys: tuple[str, ...]
     stops: tuple[str, ...] = ()
+    closes: bool = True
 
 
 class GrammarPool:

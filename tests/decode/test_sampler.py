@@ -291,7 +291,7 @@ def test_wrong_prompts_and_runs_are_refused(model, vocabulary, keys):
         sample(model, vocabulary, [], TWO_STAGE, keys=keys)
     with pytest.raises(UserError, match="without a prompt"):
         sample(model, vocabulary, ["Hello"], document, keys=keys)
-    with pytest.raises(UserError, match="the prompt has .* tokens, at most"):
+    with pytest.raises(UserError, match="the prompt has .* tokens with its roles, at most"):
         sample(model, vocabulary, ["fox " * 40_000], TWO_STAGE, keys=keys)
     with pytest.raises(UserError, match="no annotation keys"):
         sample(model, vocabulary, PROMPTS, TWO_STAGE, keys=[])

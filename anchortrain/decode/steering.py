@@ -1,0 +1,202 @@
+"""What the caller decides of a plan; the model draws the rest.
+
+A fixed tag stands where the model would have put it: tags are drawn one after another until a key comes up that does
+not belong before the fixed one, or the annotation would close; the fixed tag is put there, and drawing goes on after
+it. So what is drawn after a fixed tag is drawn given the tag. A forbidden tag is avoided by drawing again.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from anchortrain.annotation import AnnotationError, Tag, from_json, make_tag, pieces
+from anchortrain.data.vocabulary import Vocabulary
+from anchortrain.decode.samples import Pair
+from anchortrain.decode.settings import SamplingConfig
+from anchortrain.decode.tables import GrammarKey
+from anchortrain.errors import UserError
+from anchortrain.roles import Role
+
+ATTEMPTS = 256  # to draw a plan without forbidden tags
+
+# Tokens, about, of the shortest value, and of the closing delimiter.
+_SHORTEST_VALUE, _CLOSE = 2, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Steering:
+    """Raises UserError where it contradicts itself.
+
+    Attributes:
+      fixed: tags that the plan has. No other values of these keys are drawn.
+      forbidden: tags that it may not have.
+      prefix: how the plan begins: `topic: fox; pla`. A value at its end may go on, unless `;` comes after it.
+      plan: the whole plan, of which nothing is drawn; empty for an empty one.
+    """
+
+    fixed: tuple[Tag, ...] = ()
+    forbidden: tuple[Tag, ...] = ()
+    prefix: str = ""
+    plan: tuple[Tag, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.plan is not None and (self.fixed or self.forbidden or self.prefix):
+            raise UserError("a whole plan leaves nothing to fix or forbid", mend="give the plan alone")
+        if both := set(self.fixed) & set(self.forbidden):
+            tag = min(both)
+            raise UserError(f"'{tag.key}: {tag.value}' is fixed and forbidden", mend="choose one of them")
+
+    @property
+    def tags(self) -> tuple[Tag, ...]:
+        """All that are named whole."""
+        return (*self.fixed, *self.forbidden, *(self.plan or ()))
+
+    def __bool__(self) -> bool:
+        return bool(self.tags or self.prefix or self.plan is not None)
+
+
+UNSTEERED = Steering()
+
+
+def parse_tags(texts: Iterable[str], *, where: str) -> tuple[Tag, ...]:
+    """Tags from `key=value`. Raises UserError, with `where` they were given."""
+    tags = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"a tag must read key=value, got {text!r}", where=where)
+        tags.append(checked({key.strip(): value.strip()}, where=where)[0])
+    return tuple(tags)
+
+
+def checked(value: Mapping[str, str | Sequence[str]] | Sequence[Sequence[str]], *, where: str) -> tuple[Tag, ...]:
+    """Tags from JSON, as `annotation.from_json` has them. Raises UserError."""
+    try:
+        return from_json(value)
+    except AnnotationError as error:
+        raise UserError(str(error), where=where) from None
+
+
+class Phase(NamedTuple):
+    """What to draw next."""
+
+    given: list[Pair]  # tokens and roles of the annotation so far, without the opening delimiter
+    value_ended: bool  # the last value that is given is complete
+    grammar: GrammarKey  # for what follows
+    pending: tuple[Tag, ...]  # fixed tags that are not among those given
+    reserved: int  # tokens of the annotation's limit that later phases need
+    last: bool  # annotation and response are drawn to their ends
+
+
+class Steered:
+    """The phases in which a plan is drawn: `first`, then what comes `after` each that is not the last."""
+
+    def __init__(self, vocabulary: Vocabulary, keys: Sequence[str], steering: Steering, config: SamplingConfig) -> None:
+        """
+        Args:
+          keys: of the schema, in the order in which they usually stand in an annotation.
+
+        Raises:
+          UserError: for what cannot be done with this model or these settings.
+        """
+        self._vocabulary, self._keys, self._mode = vocabulary, list(keys), config.mode
+        if config.mode != "two_stage":
+            what = f"plans are steered in mode two_stage, not {config.mode}"
+            raise UserError(what, mend="leave out the tags, or the mode")
+        for tag in steering.tags:
+            self._check_key(tag.key)
+        # A whole plan keeps its order; sorting keeps that of several values of a key.
+        fixed = sorted(steering.fixed, key=lambda tag: self._keys.index(tag.key))
+        self._fixed = tuple(fixed if steering.plan is None else steering.plan)
+        self._named = {tag.key for tag in self._fixed}
+        self._free = [] if steering.plan is not None else [key for key in self._keys if key not in self._named]
+        self._begun, self._value_ended, self._candidates = self._read_prefix(steering.prefix)
+        least = len(self._begun) + self._length(self._fixed, first=not self._begun) + _CLOSE
+        if least > config.max_annotation_tokens:
+            what = f"what is given of the plan takes {least} tokens with its end, max_annotation_tokens is"
+            raise UserError(f"{what} {config.max_annotation_tokens}", mend="raise it, or give less")
+
+    def first(self) -> Phase:
+        """Raises nothing: what can be wrong was seen before."""
+        if not self._candidates:
+            return self._next(self._begun, self._value_ended, self._fixed)
+        candidates, reserved = tuple(self._candidates), self._length(self._fixed) + _SHORTEST_VALUE + _CLOSE
+        key = GrammarKey("annotation", candidates, candidates, closes=False)
+        return Phase(self._begun, self._value_ended, key, self._fixed, reserved, False)
+
+    def after(self, phase: Phase, drawn: Sequence[Pair]) -> Phase:
+        """The phase after one in which `drawn` was drawn: up to the key or delimiter upon which it stopped."""
+        kept = [*phase.given, *drawn]
+        if not phase.grammar.closes:
+            return self._next(kept, False, phase.pending)
+        # What it stopped upon gives way to the fixed tag, with the space that some tokenizers put before a separator.
+        while kept and (kept[-1][1] != Role.ANNOTATION_VALUE or self._vocabulary.token_text(kept[-1][0]).isspace()):
+            kept.pop()
+        return self._next(kept, bool(kept), phase.pending, due=True)
+
+    def _next(self, given: list[Pair], value_ended: bool, pending: tuple[Tag, ...], *, due: bool = False) -> Phase:
+        """Puts fixed tags where nothing comes before them, and says what to draw then.
+
+        Args:
+          due: it was drawn up to where the first of those pending belongs.
+        """
+        while pending:
+            before = self._free[: sum(self._keys.index(key) < self._keys.index(pending[0].key) for key in self._free)]
+            if not due and (before or (given and not value_ended)):
+                stops = (*self._free[len(before) :], *dict.fromkeys(tag.key for tag in pending))
+                key = GrammarKey("annotation", (*before, *stops), stops)
+                return Phase(given, value_ended, key, pending, self._length(pending), False)
+            given, value_ended = given + self._tokens(pending[0], later=bool(given)), True
+            pending, due = pending[1:], False
+        return Phase(given, value_ended, GrammarKey(self._mode, tuple(self._free)), (), 0, True)
+
+    def _tokens(self, tag: Tag, *, later: bool) -> list[Pair]:
+        """Of a tag at the beginning of an annotation, or after another."""
+        cut = pieces((tag, tag))[2:] if later else pieces((tag,))
+        return [(token, int(role)) for text, role in cut for token in self._vocabulary.encode(text)]
+
+    def _length(self, tags: Sequence[Tag], *, first: bool = False) -> int:
+        """Tokens of the tags at the beginning of an annotation, or after others."""
+        return sum(len(self._tokens(tag, later=i > 0 or not first)) for i, tag in enumerate(tags))
+
+    def _check_key(self, key: str) -> None:
+        if key not in self._keys:
+            known = ", ".join(self._keys) or "none"
+            raise UserError(f"the model knows no key {key!r}", mend=f"use one of its keys: {known}")
+
+    def _read_prefix(self, prefix: str) -> tuple[list[Pair], bool, list[str]]:
+        """Tokens of a prefix, whether its last value is complete, and the keys of which one comes next, if it stops
+        before a key or within. Raises UserError."""
+        if not prefix:
+            return [], False, []
+        where = f"prefix {prefix!r}"
+        *whole, rest = f"{prefix} ".split("; ") if prefix.endswith(";") else prefix.split("; ")
+        given: list[Pair] = []
+        for text in whole:  # tags that are complete
+            key, colon, value = text.partition(": ")
+            if not colon:
+                raise UserError(f"a tag must read 'key: value', got {text!r}", where=where)
+            self._check_key(key)
+            self._claim(key, where)
+            given += self._tokens(checked({key: value}, where=where)[0], later=bool(given))
+        key, colon, value = rest.partition(":")
+        if not colon:
+            free = [one for one in self._free if one.startswith(key)]
+            if not free:
+                raise UserError(f"no key that is left begins with {key!r}", where=where)
+            return given, bool(given), free
+        self._check_key(key)
+        self._claim(key, where)
+        later, value = bool(given), value.lstrip(" ")
+        try:
+            tag = make_tag(key, value or "x")
+        except AnnotationError as error:
+            raise UserError(str(error), where=where) from None
+        tokens = self._tokens(tag, later=later)
+        if not value:
+            tokens = [pair for pair in tokens if pair[1] != Role.ANNOTATION_VALUE]
+        return given + tokens, False, []
+
+    def _claim(self, key: str, where: str) -> None:
+        if key in self._named:
+            raise UserError(f"{key!r} is fixed and in the prefix", where=where, mend="give it once")

@@ -1,0 +1,208 @@
+"""What the caller decides of a plan stands in it, the rest is drawn, and nothing else of the sample changes."""
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from anchortrain.annotation import Tag, make_tag, pieces
+from anchortrain.decode.prompts import encode_turns
+from anchortrain.decode.sampler import Sampler, sample
+from anchortrain.decode.samples import to_row
+from anchortrain.decode.settings import SamplingConfig
+from anchortrain.decode.steering import Steering, parse_tags
+from anchortrain.errors import UserError
+from anchortrain.roles import Role
+from tests.decode.test_sampler import PROMPTS, assert_same, prompt_tokens, prompts
+
+CONFIG = SamplingConfig(max_annotation_tokens=64, max_response_tokens=8, constrain=True, batch_size=16)
+# `flat_model` at this boost closes an annotation now and then, so that tags come before and after a fixed one.
+BOOST = 1.0
+
+
+def steered(model, vocabulary, keys, n=32, config=CONFIG, seed=0, **what):
+    return sample(model, vocabulary, prompts(n), config, keys=keys, seed=seed, steering=Steering(**what))
+
+
+def check_tokens(row, vocabulary, given=()) -> None:
+    """Fixed tags are cut into tokens as in training, and the sample is what its tokens say."""
+    assert row["annotation_wellformed"] and row["tokens"][0] == vocabulary.ann_open
+    inside = [token for token, role in zip(row["tokens"], row["roles"], strict=True) if role != Role.TEXT]
+    assert inside[-1] == vocabulary.ann_close and len(inside) <= CONFIG.max_annotation_tokens + 1
+    assert set(row["tokens"][len(inside) : -1]).isdisjoint(vocabulary.control_ids)
+    for tag in given:
+        first = [token for text, _ in pieces((tag,)) for token in vocabulary.encode(text)]
+        later = [token for text, _ in pieces((tag, tag))[2:] for token in vocabulary.encode(text)]
+        text = " ".join(map(str, inside))
+        assert any(" ".join(map(str, ids)) in text for ids in (first, later))
+
+
+def test_a_fixed_tag_stands_in_every_plan_and_the_rest_is_drawn(flat_model, vocabulary, keys):
+    place, hero = Tag("place", "mill by the river"), Tag("hero", "the old fox")
+    rows = steered(flat_model(BOOST), vocabulary, keys, n=128, fixed=(place,))
+    before, after = Counter(), Counter()
+    for row in rows:
+        check_tokens(row, vocabulary, [place])
+        names = [key for key, _ in row["annotation"]]
+        assert names.count("place") == 1 and list(place) in row["annotation"]
+        at = names.index("place")
+        assert set(names[:at]) <= {"hero", "here"}
+        before.update(names[:at])
+        after.update(names[at + 1 :])
+    assert min(before["hero"], before["here"]) > 3 and min(after["time-of-day"], after["hero"]) > 2
+    both = steered(flat_model(BOOST), vocabulary, keys, fixed=(place, hero))
+    for row in both:
+        check_tokens(row, vocabulary, [hero, place])
+        names = [key for key, _ in row["annotation"]]
+        assert names.index("hero") < names.index("place") and {*map(tuple, row["annotation"])} >= {hero, place}
+        assert Counter(names)["hero"] == Counter(names)["place"] == 1
+    assert len({row["annotation_text"] for row in both}) > 8
+
+
+def test_several_values_of_a_key_and_all_keys(flat_model, vocabulary, keys):
+    tags = tuple(make_tag(key, value) for key, value in zip([*keys, keys[0]], "abcde", strict=True))
+    for row in steered(flat_model(BOOST), vocabulary, keys, n=4, fixed=tags):
+        assert row["annotation_text"] == "hero: a; hero: e; here: b; place: c; time-of-day: d"
+        assert row["annotation_logprob"] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_whole_plan_is_what_the_text_is_drawn_given(model, vocabulary, keys):
+    drawn = sample(model, vocabulary, prompts(8), CONFIG, keys=keys, seed=4)
+    plan = tuple(Tag(*pair) for pair in (("place", "mill"), ("hero", "fox")))  # in an order of its own
+    for row in steered(model, vocabulary, keys, n=8, plan=plan):
+        check_tokens(row, vocabulary, plan)
+        assert row["annotation"] == [list(tag) for tag in plan]
+        assert row["annotation_logprob"] == pytest.approx(0, abs=1e-5)
+    assert all(row["annotation_text"] == "" for row in steered(model, vocabulary, keys, n=4, plan=()))
+    # The greedy response to a plan that was given is that to the same plan, drawn.
+    greedy = dataclasses.replace(CONFIG, response_temperature=0.0)
+    drawn = sample(model, vocabulary, prompts(8), greedy, keys=keys, seed=4)
+    for i, row in enumerate(drawn):
+        tokens = [token for token, role in zip(row["tokens"], row["roles"], strict=True) if role != Role.TEXT]
+        given = tuple(Tag(*pair) for pair in row["annotation"])
+        ids = [token for text, _ in pieces(given) for token in vocabulary.encode(text)]
+        if tokens[1:-1] == ids:  # the model may have cut a value in another way
+            again = sample(model, vocabulary, [row["prompt"]], greedy, keys=keys, steering=Steering(plan=given))[0]
+            assert again["response"] == row["response"], i
+
+
+def test_a_prefix_is_gone_on_from(flat_model, vocabulary, keys):
+    flat = flat_model(BOOST)
+
+    def plans(prefix, **what):
+        rows = steered(flat, vocabulary, keys, prefix=prefix, **what)
+        for row in rows:
+            check_tokens(row, vocabulary)
+        return [row["annotation_text"] for row in rows]
+
+    ended = plans("hero: fox;")
+    assert all(text == "hero: fox" or text.startswith("hero: fox; ") for text in ended) and len(set(ended)) > 8
+    assert all("; " in text for text in plans("hero: fox; "))
+    going_on = plans("hero: fox")
+    assert all(text.startswith("hero: fox") for text in going_on)
+    assert any(not text.startswith("hero: fox;") and text != "hero: fox" for text in going_on)
+    ambiguous = Counter(text.split(":")[0] for text in plans("he"))
+    assert set(ambiguous) == {"hero", "here"}
+    assert all(text.startswith("hero: fox; place: ") for text in plans("hero: fox; pl"))
+    assert all(text.startswith("place: ") for text in plans("place: "))
+    mixed = plans("here: a b", fixed=(Tag("place", "mill"), Tag("hero", "fox")))
+    assert all(text.startswith("here: a b") and "; place: mill" in text and "; hero: fox" in text for text in mixed)
+
+
+def test_forbidden_tags_are_avoided_or_refused(model, vocabulary, keys):
+    short = dataclasses.replace(CONFIG, annotation_temperature=0.5, max_annotation_tokens=7)
+    counts = Counter(
+        tuple(tag) for row in sample(model, vocabulary, prompts(64), short, keys=keys) for tag in row["annotation"]
+    )
+    common = [Tag(*tag) for tag, _ in counts.most_common(3)]
+    assert counts[common[0]] > 5
+    rows = steered(model, vocabulary, keys, n=64, config=short, forbidden=tuple(common))
+    drawn = Counter(tuple(tag) for row in rows for tag in row["annotation"])
+    assert not set(common) & set(drawn) and drawn
+    # A single plan is possible, and it is forbidden.
+    cold = dataclasses.replace(CONFIG, annotation_temperature=0.0)
+    likeliest = Tag(*sample(model, vocabulary, PROMPTS[:1], cold, keys=keys)[0]["annotation"][0])
+    with pytest.raises(UserError, match="none of 256 plans was without"):
+        steered(model, vocabulary, keys, n=1, config=cold, forbidden=(likeliest,))
+
+
+def test_a_steered_sample_does_not_depend_on_its_neighbours(flat_model, vocabulary, keys):
+    flat = flat_model(BOOST)
+    kinds = [
+        Steering(),
+        Steering(fixed=(Tag("place", "mill"),)),
+        Steering(prefix="he"),
+        Steering(plan=(Tag("hero", "fox"),)),
+        Steering(fixed=(Tag("here", "x"),), forbidden=(Tag("hero", "a"),)),
+    ]
+    prompt = encode_turns(vocabulary, PROMPTS[:1])
+    assert prompt == [vocabulary.bos, *prompt_tokens(vocabulary, PROMPTS[0])]
+
+    def rows(chosen, places):
+        sampler = Sampler(flat, vocabulary, keys, places=places, most_tokens=128)
+        order = {sampler.submit(prompt, CONFIG, seed=3, index=i, steering=kinds[i % 5]): i for i in chosen}
+        found = {order[update.number]: to_row(update.sample, vocabulary) for update in sampler.run()}
+        assert sampler.in_flight == sampler.waiting == 0
+        return [found[i] for i in chosen]
+
+    crowd = rows(list(range(25)), 16)
+    order = np.random.default_rng(0).permutation(25).tolist()
+    assert_same(rows(order, 3), [crowd[i] for i in order])
+
+
+def test_updates_show_no_plan_that_is_not_settled(flat_model, vocabulary, keys):
+    sampler = Sampler(flat_model(BOOST), vocabulary, keys, places=4, most_tokens=128)
+    config = dataclasses.replace(CONFIG, max_response_tokens=40)
+    prompt = encode_turns(vocabulary, PROMPTS[:1])
+    steering = Steering(fixed=(Tag("place", "mill"),), forbidden=(Tag("hero", "a"),))
+    numbers = [sampler.submit(prompt, config, seed=1, index=i, steering=steering) for i in range(9)]
+    sampler.cancel(numbers[4])
+    seen, ended = {}, set()
+    while sampler.in_flight or sampler.waiting:
+        for update in sampler.step(3):
+            number, drawn = update.number, update.sample
+            assert number != numbers[4] and number not in ended
+            assert drawn.wellformed and vocabulary.ann_close in drawn.tokens
+            assert len(drawn.tokens) == len(drawn.roles) == len(update.logprobs)
+            before = seen.get(number, [])
+            assert drawn.tokens[: len(before)] == before
+            seen[number] = drawn.tokens
+            if update.done:
+                ended.add(number)
+                text = [role == Role.TEXT for role in drawn.roles]
+                for stage, total in ((False, drawn.annotation_logprob), (True, drawn.response_logprob)):
+                    parts = [p for p, inside in zip(update.logprobs, text, strict=True) if inside == stage]
+                    assert sum(parts) == pytest.approx(total, abs=1e-3)
+    assert ended == set(numbers) - {numbers[4]}
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"fixed": (Tag("villain", "wolf"),)}, "no key 'villain'.*hero, here, place"),
+        ({"prefix": "villain: wolf"}, "no key 'villain'"),
+        ({"prefix": "hero fox; "}, "must read 'key: value'"),
+        ({"prefix": "x"}, "no key that is left begins with 'x'"),
+        ({"prefix": "hero: fox", "fixed": (Tag("hero", "hen"),)}, "fixed and in the prefix"),
+        ({"fixed": (Tag("hero", "x" * 200),)}, "takes .* tokens with its end, max_annotation_tokens is 64"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(model, vocabulary, keys, what, message):
+    with pytest.raises(UserError, match=message):
+        steered(model, vocabulary, keys, n=1, **what)
+
+
+def test_contradictions_and_wrong_modes_are_refused(model, vocabulary, keys):
+    fox = Tag("hero", "fox")
+    with pytest.raises(UserError, match="fixed and forbidden"):
+        Steering(fixed=(fox,), forbidden=(fox,))
+    with pytest.raises(UserError, match="whole plan leaves nothing"):
+        Steering(fixed=(fox,), plan=())
+    with pytest.raises(UserError, match="mode two_stage, not single_stage"):
+        steered(model, vocabulary, keys, config=SamplingConfig(mode="single_stage"), fixed=(fox,))
+    assert parse_tags(["hero= the fox", "place=a=b"], where="--set") == (Tag("hero", "the fox"), Tag("place", "a=b"))
+    with pytest.raises(UserError, match="--set: a tag must read key=value, got 'hero'"):
+        parse_tags(["hero"], where="--set")
+    with pytest.raises(UserError, match="--set: .*delimiter ';'"):
+        parse_tags(["hero=a;b"], where="--set")
