@@ -5,8 +5,8 @@ import tempfile
 from pathlib import Path
 
 from anchortrain.decode.engine import Drawn, Engine, Request
+from anchortrain.decode.grammar import GrammarKey
 from anchortrain.decode.settings import SamplingConfig
-from anchortrain.decode.tables import GrammarKey
 from benchmarks.contest import serve
 from benchmarks.data import make_vocabulary
 from benchmarks.decode_inputs import ANNOTATION, NEW, make_prompts, read_model

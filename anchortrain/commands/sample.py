@@ -2,12 +2,20 @@
 
 import argparse
 import dataclasses
+import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from anchortrain.checkpoint import LoadedRun
+    from anchortrain.decode.settings import SamplingConfig
+    from anchortrain.decode.steering import Steering
+
+_BASELINES = ("brainstorm", "list", "verbalized")  # of `decode.baselines`
 _PLAN_WIDTH = 28
 _FILTERS = {
     "top_k": "draw among the K likeliest tokens",
@@ -39,44 +47,153 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--single_stage", action="store_true", help="no annotation: the ablation of the paper")
     mode.add_argument("--document", action="store_true", help="documents, as a base model writes them; no prompt")
+    mode.add_argument(
+        "--baseline", choices=_BASELINES, help="ask for many answers in one context instead; no annotation"
+    )
+    plan = parser.add_argument_group("plans", "the rest of a plan is drawn by the model")
+    plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a tag that every plan has")
+    plan.add_argument("--forbid", action="append", default=[], metavar="KEY=VALUE", help="a tag that no plan has")
+    plan.add_argument("--prefix", default="", metavar="TEXT", help="how plans begin, as 'topic: fox; pla'")
+    plan.add_argument("--plan", metavar="TEXT", help="the whole plan, as 'topic: fox; place: mill'")
+    plan.add_argument("--distinct", action="store_true", help="no plan twice: drawn without replacement")
+    help = "to each of the -n plans (default %(default)s)"
+    plan.add_argument("--responses", type=int, default=1, metavar="M", help=help)
     for name in ("max_annotation_tokens", "max_response_tokens", "batch_size"):
         help = "(default %(default)s)"
         parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name), metavar="N", help=help)
-    parser.add_argument("--jsonl", metavar="FILE", help="write the samples there instead of printing them")
+    help = "do it all at each of these temperatures, of both stages"
+    parser.add_argument("--temperatures", type=_numbers, default=None, metavar="T,T,…", help=help)
+    help = "JSON lines instead of a table; into FILE, or as they come where no FILE is named"
+    parser.add_argument("--jsonl", nargs="?", const="-", metavar="FILE", help=help)
 
 
 def run(args: argparse.Namespace) -> int:
     from anchortrain.decode.settings import SamplingConfig
+    from anchortrain.decode.steering import Steering, parse_plan, parse_tags
 
     prompts = _prompts(args)
     config = SamplingConfig(
-        mode="document" if args.document else "single_stage" if args.single_stage else "two_stage",
+        mode="document" if args.document else "single_stage" if args.single_stage or args.baseline else "two_stage",
         **{
             field.name: getattr(args, field.name)
             for field in dataclasses.fields(SamplingConfig)
             if field.name != "mode"
         },
     )
+    steering = Steering(
+        fixed=parse_tags(args.set, where="--set"),
+        forbidden=parse_tags(args.forbid, where="--forbid"),
+        prefix=args.prefix,
+        plan=None if args.plan is None else parse_plan(args.plan, where="--plan"),
+    )
+    request = _Request(prompts, steering, args.seed, args.responses, args.distinct, args.baseline)
+    request.check(config)
 
     from anchortrain import compilation_cache
     from anchortrain.checkpoint import load_run
-    from anchortrain.decode.sampler import sample
     from anchortrain.files import write_jsonl_atomic
     from anchortrain.progress import Progress
 
     compilation_cache.enable()
     loaded = load_run(args.run)
-    keys = loaded.info.annotation_keys
-    with Progress(len(prompts), unit="samples", label="sample") as progress:
-        update = progress.update
-        rows = sample(loaded.model, loaded.vocabulary, prompts, config, keys=keys, seed=args.seed, progress=update)
-    if args.jsonl:
+    plans = config.mode != "single_stage"
+    columns = shutil.get_terminal_size((100, 24)).columns
+    width = len(str(len(prompts) * args.responses))
+    rows: list[dict[str, Any]] = []
+    configs = [config] if args.temperatures is None else [_at(config, one) for one in args.temperatures]
+    with Progress(request.count * len(configs), unit="samples", label="sample") as progress:
+        for one in configs:
+            extra = {} if args.temperatures is None else {"temperature": one.response_temperature}
+            for row in request.rows(loaded, one, progress.update):
+                rows.append(row | extra)
+                if args.jsonl == "-":
+                    print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
+                elif args.jsonl is None:
+                    for line in _table([rows[-1]], columns, plans=plans, number_width=width):
+                        print(line, flush=True)
+    in_file = args.jsonl not in (None, "-")
+    if in_file:
         write_jsonl_atomic(args.jsonl, rows)
-    else:
-        for line in _table(rows, shutil.get_terminal_size((100, 24)).columns, plans=not args.single_stage):
-            print(line)
-    print(f"{args.jsonl + ': ' if args.jsonl else ''}{_summary(rows, plans=not args.single_stage)}", file=sys.stderr)
+    print(f"{args.jsonl + ': ' if in_file else ''}{_summary(rows, plans=plans)}", file=sys.stderr)
+    if args.baseline and len(rows) < request.count * len(configs):
+        print(f"{request.count * len(configs)} were asked for; answers that hold no list count nothing", file=sys.stderr)
     return 0
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between them, got {text!r}") from None
+
+
+def _at(config: "SamplingConfig", temperature: float) -> "SamplingConfig":
+    return dataclasses.replace(config, annotation_temperature=temperature, response_temperature=temperature)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """What is asked for, at one temperature."""
+
+    prompts: list[str]  # one for each plan
+    steering: "Steering"
+    seed: int
+    responses: int
+    distinct: bool
+    baseline: str | None
+
+    def check(self, config: "SamplingConfig") -> None:
+        """Raises UserError for what does not go together."""
+        from anchortrain.errors import UserError
+
+        if self.responses < 1:
+            raise UserError(f"must be at least 1, got {self.responses}", where="--responses")
+        if (self.steering or self.in_sets) and config.mode != "two_stage":
+            what = "plans are steered, drawn without replacement or answered several times in two stages only"
+            raise UserError(what, mend="leave out --single_stage, --document or --baseline")
+
+    @property
+    def in_sets(self) -> bool:
+        return self.distinct or self.responses > 1
+
+    @property
+    def count(self) -> int:
+        return len(self.prompts) * self.responses
+
+    def rows(
+        self, loaded: "LoadedRun", config: "SamplingConfig", progress: Callable[[int], None]
+    ) -> Iterator[dict[str, Any]]:
+        """Rows in the order of the prompts, each as soon as those before it are there."""
+        from anchortrain.decode.sampler import sample, stream
+        from anchortrain.decode.sets import sample_set
+
+        model, vocabulary, keys = loaded.model, loaded.vocabulary, loaded.info.annotation_keys
+        if self.baseline:
+            from anchortrain.decode.baselines import BASELINES
+
+            def generate(asked: Sequence[str], first: int) -> list[dict[str, Any]]:
+                indices = range(first, first + len(asked))
+                return sample(model, vocabulary, asked, config, keys=keys, seed=self.seed, indices=indices)
+
+            for prompt, count in Counter(self.prompts).items():
+                for row in BASELINES[self.baseline](prompt, count, generate):
+                    progress(1)
+                    yield row
+        elif self.in_sets:
+            for prompt, count in Counter(self.prompts).items():
+                options = {"keys": keys, "seed": self.seed, "steering": self.steering, "distinct": self.distinct}
+                options |= {"plans": count, "responses": self.responses, "progress": progress}
+                yield from sample_set(model, vocabulary, prompt, config, **options)
+        else:
+            options = {"keys": keys, "seed": self.seed, "steering": self.steering}
+            waiting: dict[int, dict[str, Any]] = {}
+            following = 0
+            for place, row in stream(model, vocabulary, self.prompts, config, **options):
+                progress(1)
+                waiting[place] = row
+                while following in waiting:
+                    yield waiting.pop(following)
+                    following += 1
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:
@@ -99,14 +216,13 @@ def _prompts(args: argparse.Namespace) -> list[str]:
 
 
 def _summary(rows: list[dict[str, Any]], *, plans: bool) -> str:
-    wellformed = sum(row["annotation_wellformed"] for row in rows)
+    wellformed = sum(row.get("annotation_wellformed", False) for row in rows)
     counts = f"{len(rows)} samples, {sum(row['finished'] for row in rows)} finished"
     return counts + (f", {wellformed} with well-formed annotations" if plans else "")
 
 
-def _table(rows: list[dict[str, Any]], columns: int, *, plans: bool) -> Iterator[str]:
+def _table(rows: list[dict[str, Any]], columns: int, *, plans: bool, number_width: int) -> Iterator[str]:
     """Lines of text: the plan of each sample beside its response."""
-    number_width = len(str(len(rows)))
     left_width = _PLAN_WIDTH if plans else 0
     right_width = max(columns - number_width - left_width - 4, 20)
     for row in rows:

@@ -21,9 +21,10 @@ from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.decode import grammar as grammars
 from anchortrain.decode.decoder import Decoder
 from anchortrain.decode.filters import Filters
+from anchortrain.decode.grammar import GrammarKey
 from anchortrain.decode.loop import CHUNK, Arrivals, Places, Settings, programs
 from anchortrain.decode.settings import FILTERS, SamplingConfig
-from anchortrain.decode.tables import GrammarKey, GrammarPool
+from anchortrain.decode.tables import GrammarPool
 from anchortrain.errors import UserError
 from anchortrain.model.transformer import Transformer
 from anchortrain.roles import Role
@@ -88,7 +89,9 @@ class Drawn:
 
 
 @dataclasses.dataclass
-class _Ticket:
+class Ticket:
+    """A request with what the engine knows of it."""
+
     number: int
     request: Request
     start: int  # state
@@ -128,17 +131,17 @@ class Engine:
         self.columns = columns_of(model, vocabulary)
         self.pool = GrammarPool(vocabulary, keys, columns=self.columns)
         self.most_tokens = most_tokens
-        self._capacity = _rounded(most_tokens)
+        self._capacity = rounded_slots(most_tokens)
         config = model.config
         width = config.n_kv_heads * config.d_model // config.n_heads * np.dtype(config.compute_dtype).itemsize
         small = 2 * config.n_layers * places * self._capacity * width <= _SMALL_CACHE
-        self._least = self._capacity if small else _rounded(self._capacity // 4)
-        with self._on_mesh():
-            self._programs = programs(platform())
-            self._decoder = Decoder.of(model)
-            self._places: Places = self._programs.empty_places(self._decoder, rows=places, capacity=self._least)
-        self._held: list[_Ticket | None] = [None] * places
-        self._waiting: collections.deque[_Ticket] = collections.deque()
+        self._least = self._capacity if small else rounded_slots(self._capacity // 4)
+        with self.on_mesh():
+            self.programs = programs(platform())
+            self.decoder = Decoder.of(model)
+            self._places: Places = self.programs.empty_places(self.decoder, rows=places, capacity=self._least)
+        self._held: list[Ticket | None] = [None] * places
+        self._waiting: collections.deque[Ticket] = collections.deque()
         self._numbers = itertools.count()
         self._unwanted = np.zeros(places, bool)  # were cancelled since the last chunk
 
@@ -147,14 +150,14 @@ class Engine:
         if request.most_tokens > self.most_tokens:
             what = f"prompt and sample may have {request.most_tokens} tokens together, at most {self.most_tokens} fit"
             raise UserError(what, mend="shorten the prompt or lower the limits")
-        start, value_left = self._start(request)
+        start, value_left = self.start(request)
         grammar, left = self.pool.grammar(request.grammar), request.limits[0] - request.given
         if request.given and (grammar.text_stage[start] or start == grammars.INVALID or value_left < 0):
             raise UserError("what is given of the annotation is not the beginning of a well-formed one")
         if request.given and grammar.distance[start] > left:
             what = f"the annotation cannot be closed within {request.limits[0]} tokens"
             raise UserError(f"{what}: {request.given} are given already", mend="raise max_annotation_tokens")
-        ticket = _Ticket(next(self._numbers), request, start, value_left, _has_filters(request.config))
+        ticket = Ticket(next(self._numbers), request, start, value_left, has_filters(request.config))
         self._waiting.append(ticket)
         return ticket.number
 
@@ -187,7 +190,7 @@ class Engine:
         Raises:
           UserError: when the model gives no finite numbers.
         """
-        with self._on_mesh():
+        with self.on_mesh():
             self._admit()
             if not self.in_flight:
                 return []
@@ -204,12 +207,13 @@ class Engine:
                 if drawn.finished:
                     yield order[number], drawn
 
-    def _on_mesh(self) -> contextlib.AbstractContextManager:
+    def on_mesh(self) -> contextlib.AbstractContextManager:
+        """For calls of `programs`."""
         return jax.set_mesh(self._mesh) if self._mesh is not None else contextlib.nullcontext()
 
     # -- places ------------------------------------------------------------------------------------
 
-    def _start(self, request: Request) -> tuple[int, int]:
+    def start(self, request: Request) -> tuple[int, int]:
         """State and characters left of a value after what is given of the annotation."""
         # What is given may have keys that cannot be drawn: it is read by the grammar of all.
         grammar = self.pool.whole
@@ -224,15 +228,15 @@ class Engine:
         """Puts waiting requests into free places, first come first served."""
         while self._waiting:
             free = [place for place, ticket in enumerate(self._held) if ticket is None]
-            chosen: dict[int, _Ticket] = {}
+            chosen: dict[int, Ticket] = {}
             prompts: dict[tuple[int, ...], int] = {}  # -> row
-            bucket = _bucket(len(self._waiting[0].request.tokens) - 1)
+            bucket = prompt_slots(len(self._waiting[0].request.tokens) - 1)
             most = max(1, min(len(self._held) // 4, _PREFILL_TOKENS // bucket))
-            passed: list[_Ticket] = []
+            passed: list[Ticket] = []
             while self._waiting and len(chosen) < len(free):
                 ticket = self._waiting.popleft()
                 prompt = ticket.request.tokens
-                if _bucket(len(prompt) - 1) != bucket or (prompt not in prompts and len(prompts) == most):
+                if prompt_slots(len(prompt) - 1) != bucket or (prompt not in prompts and len(prompts) == most):
                     passed.append(ticket)
                     continue
                 base = self.pool.take(ticket.request.grammar)
@@ -247,38 +251,38 @@ class Engine:
                 return
             self._enter(chosen, prompts, bucket, most)
 
-    def _enter(self, chosen: dict[int, _Ticket], prompts: dict[tuple[int, ...], int], bucket: int, most: int) -> None:
+    def _enter(self, chosen: dict[int, Ticket], prompts: dict[tuple[int, ...], int], bucket: int, most: int) -> None:
         if not self.in_flight and self._slots > self._least:  # a cache that has grown slows every step down
-            self._places = self._programs.empty_places(self._decoder, rows=len(self._held), capacity=self._least)
+            self._places = self.programs.empty_places(self.decoder, rows=len(self._held), capacity=self._least)
         for place, ticket in chosen.items():
             self._held[place] = ticket
             self._unwanted[place] = False
         self._make_room(0)
         rows = 1 if len(prompts) == 1 else most
-        arrivals = _arrivals(chosen, prompts, (rows, bucket), len(self._held))
+        arrivals = make_arrivals(chosen, prompts, (rows, bucket), len(self._held))
         filtered = any(ticket.filtered for ticket in chosen.values())
-        self._places = self._programs.admit(self._decoder, self.pool.tables, self._places, arrivals, filtered=filtered)
+        self._places = self.programs.admit(self.decoder, self.pool.tables, self._places, arrivals, filtered=filtered)
 
     def _make_room(self, tokens: int) -> None:
         """Gives the cache slots for so many more tokens of every request in flight."""
         held = [ticket for ticket in self._held if ticket is not None]
-        buckets = [_bucket(len(ticket.request.tokens) - 1) for ticket in held]
+        buckets = [prompt_slots(len(ticket.request.tokens) - 1) for ticket in held]
         lengths = [
             min(len(ticket.request.tokens) + len(ticket.drawn.tokens) + tokens, ticket.request.most_tokens)
             for ticket in held
         ]
         needed = max([*buckets, *lengths])
         if needed > self._slots:
-            slots = max(_rounded(needed), min(self._capacity, 2 * self._slots))
-            self._places = self._programs.grow(self._places, slots=slots)
+            slots = max(rounded_slots(needed), min(self._capacity, 2 * self._slots))
+            self._places = self.programs.grow(self._places, slots=slots)
 
     def _advance(self, tokens: int, idle: int | None) -> tuple[Any, ...]:
         """What `_collect` reads, on the host."""
         quarter = max(len(self._held) // 4, 1)
         least = (quarter if idle is None else idle) if self._waiting else len(self._held)
         filtered = any(ticket is not None and ticket.filtered for ticket in self._held)
-        self._places, chunk = self._programs.advance(
-            self._decoder,
+        self._places, chunk = self.programs.advance(
+            self.decoder,
             self.pool.tables,
             self._places,
             ~self._unwanted,
@@ -332,11 +336,11 @@ def columns_of(model: Transformer, vocabulary: Vocabulary) -> int:
     return columns
 
 
-def _rounded(slots: int) -> int:
+def rounded_slots(slots: int) -> int:
     return -(-slots // _SLOTS) * _SLOTS
 
 
-def _bucket(length: int) -> int:
+def prompt_slots(length: int) -> int:
     """Slots for a prompt of `length` tokens in the cache."""
     return max(_LEAST_PROMPT, 1 << max(length - 1, 0).bit_length())
 
@@ -344,12 +348,12 @@ def _bucket(length: int) -> int:
 _WITHOUT = SamplingConfig()
 
 
-def _has_filters(config: SamplingConfig) -> bool:
+def has_filters(config: SamplingConfig) -> bool:
     return any(config.filters(name) != _WITHOUT.filters(name) for name in FILTERS)
 
 
-def _arrivals(
-    chosen: dict[int, _Ticket], prompts: dict[tuple[int, ...], int], shape: tuple[int, int], places: int
+def make_arrivals(
+    chosen: dict[int, Ticket], prompts: dict[tuple[int, ...], int], shape: tuple[int, int], places: int
 ) -> Arrivals:
     """The arrays that `admit` takes; `shape` is (R, P)."""
     prompts_RP, length_R = np.zeros(shape, np.int32), np.zeros(shape[0], np.int32)

@@ -10,6 +10,7 @@ Shapes: S states, V columns of the model's head (at least the size of the vocabu
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -93,6 +94,15 @@ class Grammar:
             left = left - int(self.characters[token]) if roles[-1] == Role.ANNOTATION_VALUE else VALUE_BUDGET
             state = INVALID if left < 0 else state
         return state == CLOSED, roles
+
+
+class GrammarKey(NamedTuple):
+    """What a grammar follows from, for one vocabulary; see `GrammarCompiler.grammar`."""
+
+    mode: str
+    keys: tuple[str, ...]
+    stops: tuple[str, ...] = ()
+    closes: bool = True
 
 
 def compile_grammar(vocabulary: Vocabulary, keys: Sequence[str], *, mode: str, columns: int | None = None) -> Grammar:

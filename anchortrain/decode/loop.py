@@ -205,9 +205,9 @@ def advance(
             key_B, places.drawn_B
         )
         drew_B = places.active_B
-        places, logprob_B = _draw_and_move(
-            tables, places._replace(cache=cache), logits_BV, uniform_B, filtered=filtered
-        )
+        places = places._replace(cache=cache)
+        token_B, logprob_B = draw(*choose(tables, places, logits_BV, filtered=filtered), uniform_B)
+        places = move(tables, places, token_B, logprob_B, filtered=filtered)
         role_B = jnp.where(drew_B, tables.role_N[places.base_B + places.state_B], Role.PAD)
 
         def put(array_BT: jax.Array, new_B: jax.Array) -> jax.Array:
@@ -249,20 +249,32 @@ def _allowed(tables: Tables, places: Places, row_B: jax.Array, in_text_B: jax.Ar
     return ((cost_BJ <= remaining_B[:, None]) & short_BJ)[:, tables.class_V]
 
 
-def _draw_and_move(
-    tables: Tables, places: Places, logits_BV: jax.Array, uniform_B: jax.Array, *, filtered: bool
-) -> tuple[Places, jax.Array]:
-    """Draws one token a place and moves every active place to its next state. Also the log-probabilities [B]."""
-    settings, active_B, state_B = places.settings, places.active_B, places.state_B
-    row_B = places.base_B + state_B
+class Choice(NamedTuple):
+    """What the next token is drawn from."""
+
+    logits_BV: jax.Array  # float32, before the temperature
+    allowed_BV: jax.Array  # bool
+    temperature_B: jax.Array
+
+
+def choose(tables: Tables, places: Places, logits_BV: jax.Array, *, filtered: bool) -> Choice:
+    """What every place may draw, by its grammar, limits and filters."""
+    settings, row_B = places.settings, places.base_B + places.state_B
     in_text_B = tables.text_stage_N[row_B]
     temperature_B = jnp.where(in_text_B, settings.temperature_B2[:, 1], settings.temperature_B2[:, 0])
-    allowed_BV, seen_BV = _allowed(tables, places, row_B, in_text_B), places.seen_BV
+    allowed_BV = _allowed(tables, places, row_B, in_text_B)
     if filtered:
         filters = settings.filters.of_stage(in_text_B)
-        logits_BV = penalised(logits_BV, seen_BV, filters.repetition_penalty_B2)
+        logits_BV = penalised(logits_BV, places.seen_BV, filters.repetition_penalty_B2)
         allowed_BV = kept(logits_BV, allowed_BV, temperature_B, filters)
-    token_B, logprob_B = draw(logits_BV, allowed_BV, temperature_B, uniform_B)
+    return Choice(logits_BV, allowed_BV, temperature_B)
+
+
+def move(tables: Tables, places: Places, token_B: jax.Array, logprob_B: jax.Array, *, filtered: bool) -> Places:
+    """The places after every active one has drawn its token; the cache is not touched."""
+    settings, active_B, state_B, seen_BV = places.settings, places.active_B, places.state_B, places.seen_BV
+    row_B = places.base_B + state_B
+    in_text_B = tables.text_stage_N[row_B]
     if filtered:
         seen_BV = seen_BV.at[jnp.arange(token_B.size), token_B].max(active_B)
     token_B = jnp.where(active_B, token_B, places.token_B)
@@ -282,7 +294,7 @@ def _draw_and_move(
     exhausted_B = _remaining(tables.text_stage_N[next_row_B], left_B2, limit_B2) <= 0
 
     stage_B2 = jnp.stack([~in_text_B, in_text_B], axis=1) & active_B[:, None]
-    moved = places._replace(
+    return places._replace(
         token_B=token_B,
         position_B=places.position_B + active_B,
         drawn_B=places.drawn_B + active_B,
@@ -294,7 +306,6 @@ def _draw_and_move(
         logprob_B2=places.logprob_B2 + jnp.where(stage_B2, logprob_B[:, None], 0.0),
         seen_BV=seen_BV,
     )
-    return moved, logprob_B
 
 
 class Programs(NamedTuple):
@@ -304,6 +315,7 @@ class Programs(NamedTuple):
     grow: Any
     admit: Any
     advance: Any
+    options: dict[str, str]  # of the compiler
 
 
 @cache
@@ -315,6 +327,7 @@ def programs(platform: str) -> Programs:
         jit(grow, static_argnames="slots"),  # of another size, so that nothing can stay in place
         jit(admit, static_argnames="filtered", donate_argnames="places"),
         jit(advance, static_argnames="filtered", donate_argnames="places"),
+        _options(platform),
     )
 
 

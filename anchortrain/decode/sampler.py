@@ -11,12 +11,12 @@ from jax.sharding import Mesh
 from anchortrain.annotation import Tag
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.decode.engine import LEAST_PLACES, Drawn, Engine, Request
+from anchortrain.decode.grammar import GrammarKey
 from anchortrain.decode.loop import CHUNK
 from anchortrain.decode.prompts import encode_conversations
 from anchortrain.decode.samples import Pair, Sample, tags_of, to_row
 from anchortrain.decode.settings import SamplingConfig
 from anchortrain.decode.steering import ATTEMPTS, UNSTEERED, Phase, Steered, Steering
-from anchortrain.decode.tables import GrammarKey
 from anchortrain.errors import UserError
 from anchortrain.model.transformer import Transformer
 from anchortrain.roles import Role
@@ -300,6 +300,7 @@ def resample_responses(
     *,
     indices: Sequence[int],
     seed: int = 0,
+    mesh: Mesh | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[dict[str, Any]]:
     """Another response to the prompt and annotation of each sample: the second stage of `sample` alone.
@@ -319,7 +320,7 @@ def resample_responses(
         for prompt, plan, index in zip(read, plans, indices, strict=True)
     ]
     made: list[dict[str, Any]] = [{}] * len(rows)
-    for place, drawn in run(model, vocabulary, requests, (), config):
+    for place, drawn in run(model, vocabulary, requests, (), config, mesh):
         row, plan = rows[place], plans[place]
         whole = Sample(
             prompt=row["prompt"],
@@ -373,11 +374,12 @@ def run(
     requests: Sequence[Request],
     keys: Sequence[str],
     config: SamplingConfig,
+    mesh: Mesh | None = None,
 ) -> Iterator[tuple[int, Drawn]]:
     """(place in `requests`, what was drawn), as they are finished. Raises UserError like `Engine`."""
     most = max(request.most_tokens for request in requests)
     places = _places(len(requests), config)
-    yield from Engine(model, vocabulary, keys, places=places, most_tokens=most).run(requests)
+    yield from Engine(model, vocabulary, keys, places=places, most_tokens=most, mesh=mesh).run(requests)
 
 
 def _places(requests: int, config: SamplingConfig) -> int:

@@ -9,11 +9,11 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from anchortrain.annotation import AnnotationError, Tag, from_json, make_tag, pieces
+from anchortrain.annotation import AnnotationError, Tag, from_json, make_tag, parse, pieces
 from anchortrain.data.vocabulary import Vocabulary
+from anchortrain.decode.grammar import GrammarKey
 from anchortrain.decode.samples import Pair
 from anchortrain.decode.settings import SamplingConfig
-from anchortrain.decode.tables import GrammarKey
 from anchortrain.errors import UserError
 from anchortrain.roles import Role
 
@@ -67,6 +67,14 @@ def parse_tags(texts: Iterable[str], *, where: str) -> tuple[Tag, ...]:
             raise UserError(f"a tag must read key=value, got {text!r}", where=where)
         tags.append(checked({key.strip(): value.strip()}, where=where)[0])
     return tuple(tags)
+
+
+def parse_plan(text: str, *, where: str) -> tuple[Tag, ...]:
+    """A whole plan from `key: value; key: value`. Raises UserError, with `where` it was given."""
+    try:
+        return parse(text)
+    except AnnotationError as error:
+        raise UserError(str(error), where=where) from None
 
 
 def checked(value: Mapping[str, str | Sequence[str]] | Sequence[Sequence[str]], *, where: str) -> tuple[Tag, ...]:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from anchortrain.data.vocabulary import Vocabulary
-from anchortrain.decode.grammar import FORBIDDEN, Grammar, GrammarCompiler
+from anchortrain.decode.grammar import FORBIDDEN, Grammar, GrammarCompiler, GrammarKey
 
 
 class Tables(NamedTuple):
@@ -30,15 +30,6 @@ class Tables(NamedTuple):
     role_N: jax.Array  # uint8
     text_stage_N: jax.Array  # bool
     terminal_N: jax.Array  # bool
-
-
-class GrammarKey(NamedTuple):
-    """What a grammar follows from, for one vocabulary; see `GrammarCompiler.grammar`."""
-
-    mode: str
-    keys: tuple[str, ...]
-    stops: tuple[str, ...] = ()
-    closes: bool = True
 
 
 class GrammarPool:

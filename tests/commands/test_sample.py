@@ -12,6 +12,7 @@ from anchortrain.config import ModelConfig
 from anchortrain.data.tokenizer_training import train_tokenizer
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.model.transformer import Transformer
+from anchortrain.roles import Role
 
 
 @pytest.fixture
@@ -63,6 +64,55 @@ def test_the_table_has_plans_beside_responses_and_nothing_that_a_terminal_obeys(
     assert max(map(len, out.splitlines())) <= 100
 
 
+def rows_of(capsys, *argv) -> list[dict]:
+    assert cli.main(["sample", *argv, "--constrain", "--jsonl", *LIMITS]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_plans_are_steered(run, capsys):
+    prompt = [run, "--prompt", "Tell me.", "-n", "4"]
+    assert all(["hero", "fox"] in row["annotation"] for row in rows_of(capsys, *prompt, "--set", "hero=fox"))
+    assert {row["annotation_text"] for row in rows_of(capsys, *prompt, "--plan", "hero: hen")} == {"hero: hen"}
+    assert {row["annotation_text"] for row in rows_of(capsys, *prompt, "--plan", "")} == {""}
+    begun = rows_of(capsys, *prompt, "--prefix", "hero: f", "--forbid", "hero=fox")
+    assert all(row["annotation_text"].startswith("hero: f") and row["annotation_text"] != "hero: fox" for row in begun)
+
+
+def test_sets(run, capsys):
+    argv = [run, "--prompt", "Tell me.", "--prompt", "Tell us.", "-n", "6", "--responses", "2", "--distinct"]
+    rows = rows_of(capsys, *argv)
+    assert [row["prompt"] for row in rows] == ["Tell me."] * 6 + ["Tell us."] * 6
+    for prompt in ("Tell me.", "Tell us."):
+        tokens = {tuple(row["tokens"][: row["roles"].index(Role.TEXT)]) for row in rows if row["prompt"] == prompt}
+        assert len(tokens) == 3 and all(0 < row["inclusion"] <= 1 for row in rows)
+
+
+def test_temperatures_and_baselines(run, capsys):
+    rows = rows_of(capsys, run, "--prompt", "Tell me.", "-n", "3", "--temperatures", "0,1.5")
+    assert [row["temperature"] for row in rows] == [0.0] * 3 + [1.5] * 3
+    assert len({row["annotation_text"] + row["response"] for row in rows[:3]}) == 1
+    assert cli.main(["sample", run, "--prompt", "Hi", "-n", "2", "--baseline", "list", *LIMITS]) == 0
+    captured = capsys.readouterr()
+    # A model with random parameters writes no list.
+    assert captured.out == "" and "0 samples" in captured.err
+    assert "2 were asked for; answers that hold no list count nothing" in captured.err
+
+
+def test_a_table_comes_as_samples_are_finished(run, capsys, monkeypatch):
+    from anchortrain.decode import sampler
+
+    def broken(*args, **kwargs):
+        for i, pair in enumerate(whole(*args, **kwargs)):
+            if i == 20:
+                raise KeyboardInterrupt
+            yield pair
+
+    whole = sampler.stream
+    monkeypatch.setattr(sampler, "stream", broken)
+    assert cli.main(["sample", run, "--prompt", "Tell me.", "-n", "64", *LIMITS]) == cli.EXIT_INTERRUPTED
+    assert len(capsys.readouterr().out.splitlines()) > 3
+
+
 @pytest.mark.parametrize("mode", ["--single_stage", "--document"])
 def test_modes(run, tmp_path, mode):
     out = tmp_path / "samples.jsonl"
@@ -78,6 +128,14 @@ def test_modes(run, tmp_path, mode):
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", "Hi", "-n", "0"], "-n must be at least 1"),
         (["--prompt", "Hi", "--document"], "without a prompt"),
+        (["--prompt", "Hi", "--set", "hero"], "--set: a tag must read key=value"),
+        (["--prompt", "Hi", "--forbid", "hero=a;b"], "contains the delimiter"),
+        (["--prompt", "Hi", "--plan", "fox"], "--plan: a tag must read"),
+        (["--prompt", "Hi", "--set", "villain=wolf"], "no key 'villain'; use one of its keys: hero"),
+        (["--prompt", "Hi", "--set", "hero=fox", "--forbid", "hero=fox"], "fixed and forbidden"),
+        (["--prompt", "Hi", "--set", "hero=fox", "--single_stage"], "in two stages only"),
+        (["--prompt", "Hi", "--distinct", "--set", "hero=fox"], "distinct plans cannot be steered"),
+        (["--prompt", "Hi", "--responses", "0"], "--responses: must be at least 1"),
         (["--prompt", "Hi", "--response_temperature", "-1"], "response_temperature"),
         (["--prompt", "Hi", "--single_stage", "--document"], "not allowed with"),
         (["--prompts", "absent.jsonl"], "absent.jsonl"),

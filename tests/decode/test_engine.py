@@ -8,9 +8,9 @@ import pytest
 
 from anchortrain.config import MeshConfig
 from anchortrain.decode.engine import Engine, Request
+from anchortrain.decode.grammar import GrammarKey
 from anchortrain.decode.sampler import sample
 from anchortrain.decode.settings import SamplingConfig
-from anchortrain.decode.tables import GrammarKey
 from anchortrain.errors import UserError
 from anchortrain.model.parameters import model_with, params_of
 from anchortrain.roles import ANNOTATION_ROLES, Role
