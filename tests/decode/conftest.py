@@ -60,12 +60,12 @@ def model(vocabulary: Vocabulary) -> Transformer:
 
 
 @pytest.fixture(scope="session")
-def flat_model(vocabulary: Vocabulary) -> Callable[[float], Transformer]:
+def flat_model_of() -> Callable[[Vocabulary, float], Transformer]:
     """Makes a model that reaches every corner of the grammar: its logits are nearly `boost` for the control tokens
     and 0 for all others."""
 
-    def make(boost: float) -> Transformer:
-        made = Transformer(CONFIG, COLUMNS, rngs=nnx.Rngs(0))
+    def make(vocabulary: Vocabulary, boost: float) -> Transformer:
+        made = Transformer(CONFIG, -(-vocabulary.size // 128) * 128, rngs=nnx.Rngs(0))
         # A constant that outweighs what the layers add to the residual stream.
         made.embedding[...] = made.embedding[...].at[:, 0].set(100.0)
         constant = CONFIG.d_model**0.5
@@ -73,3 +73,9 @@ def flat_model(vocabulary: Vocabulary) -> Callable[[float], Transformer]:
         return made
 
     return make
+
+
+@pytest.fixture(scope="session")
+def flat_model(vocabulary: Vocabulary, flat_model_of) -> Callable[[float], Transformer]:
+    """`flat_model_of` the tiny vocabulary."""
+    return lambda boost: flat_model_of(vocabulary, boost)

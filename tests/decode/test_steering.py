@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from anchortrain.annotation import Tag, make_tag, pieces
+from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.decode.prompts import encode_turns
 from anchortrain.decode.sampler import Sampler, sample
 from anchortrain.decode.samples import to_row
@@ -14,6 +15,7 @@ from anchortrain.decode.settings import SamplingConfig
 from anchortrain.decode.steering import Steering, parse_tags
 from anchortrain.errors import UserError
 from anchortrain.roles import Role
+from tests.conftest import shared_data
 from tests.decode.test_sampler import PROMPTS, assert_same, prompt_tokens, prompts
 
 CONFIG = SamplingConfig(max_annotation_tokens=64, max_response_tokens=8, constrain=True, batch_size=16)
@@ -206,3 +208,17 @@ def test_contradictions_and_wrong_modes_are_refused(model, vocabulary, keys):
         parse_tags(["hero"], where="--set")
     with pytest.raises(UserError, match="--set: .*delimiter ';'"):
         parse_tags(["hero=a;b"], where="--set")
+
+
+def test_sentencepiece_puts_a_space_of_its_own_before_a_separator(flat_model_of, keys):
+    """It is no part of the value, neither where a fixed tag is put nor after what is given."""
+    vocabulary = Vocabulary.from_path(shared_data() / "tokenizers" / "sentencepiece_test_model_1000.model")
+    flat = flat_model_of(vocabulary, 4.0)
+    place = Tag("place", "mill by")
+    for row in steered(flat, vocabulary, keys, fixed=(place,)):
+        check_tokens(row, vocabulary, [place])
+        assert list(place) in row["annotation"]
+    ended = steered(flat, vocabulary, keys, prefix="hero: fox;")
+    assert all(row["annotation"][0] == ["hero", "fox"] for row in ended) and len({str(r) for r in ended}) > 4
+    for row in steered(flat, vocabulary, keys, n=4, plan=(Tag("here", "a b"), place)):
+        assert row["annotation_text"] == "here: a b; place: mill by"
