@@ -116,7 +116,9 @@ def run(args: argparse.Namespace) -> int:
         write_jsonl_atomic(args.jsonl, rows)
     print(f"{args.jsonl + ': ' if in_file else ''}{_summary(rows, plans=plans)}", file=sys.stderr)
     if args.baseline and len(rows) < request.count * len(configs):
-        print(f"{request.count * len(configs)} were asked for; answers that hold no list count nothing", file=sys.stderr)
+        print(
+            f"{request.count * len(configs)} were asked for; answers that hold no list count nothing", file=sys.stderr
+        )
     return 0
 
 

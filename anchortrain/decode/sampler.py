@@ -135,8 +135,8 @@ class Sampler:
             yield from (update for update in self.step() if update.done)
 
     def _begin(self, job: _Job) -> None:
-        job.stages, job.logprobs = 0, []
         job.phase = job.steered.first() if job.steered else None
+        job.stages, job.logprobs = 0, [0.0] * len(job.phase.given if job.phase else ())
         self._draw(job)
 
     def _draw(self, job: _Job) -> None:
@@ -167,9 +167,9 @@ class Sampler:
         if not last and drawn.finished:
             del self._jobs[engine_number]
             pairs = list(zip(drawn.tokens, drawn.roles, strict=True))
-            before, job.phase = len(job.phase.given), job.steered.after(job.phase, pairs)
-            job.logprobs = (job.logprobs + drawn.logprobs)[: min(before + len(pairs), len(job.phase.given))]
-            job.logprobs += [0.0] * (len(job.phase.given) - len(job.logprobs))
+            job.phase = job.steered.after(job.phase, pairs)
+            kept = (job.logprobs + drawn.logprobs)[: job.phase.kept]
+            job.logprobs = kept + [0.0] * (len(job.phase.given) - len(kept))
             self._again(job, self._draw)
         if not last or not (drawn.finished or drawn.wellformed or drawn.roles[-1:] == [Role.TEXT]):
             return
@@ -199,7 +199,7 @@ class Sampler:
         given: list[Pair] = []
         if job.config.mode != "single_stage":
             given = [(self.vocabulary.ann_open, int(Role.ANNOTATION_KEY)), *(job.phase.given if job.phase else ())]
-        before = [0.0] * (len(given) - len(job.logprobs)) + job.logprobs
+        before = [0.0] * bool(given) + job.logprobs
         tokens, roles = ([pair[i] for pair in given] for i in (0, 1))
         sample = Sample(
             prompt="",

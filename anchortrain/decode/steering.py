@@ -89,6 +89,7 @@ class Phase(NamedTuple):
     """What to draw next."""
 
     given: list[Pair]  # tokens and roles of the annotation so far, without the opening delimiter
+    kept: int  # so many of these stood there before this phase; the others are of fixed tags
     value_ended: bool  # the last value that is given is complete
     grammar: GrammarKey  # for what follows
     pending: tuple[Tag, ...]  # fixed tags that are not among those given
@@ -130,7 +131,7 @@ class Steered:
             return self._next(self._begun, self._value_ended, self._fixed)
         candidates, reserved = tuple(self._candidates), self._length(self._fixed) + _SHORTEST_VALUE + _CLOSE
         key = GrammarKey("annotation", candidates, candidates, closes=False)
-        return Phase(self._begun, self._value_ended, key, self._fixed, reserved, False)
+        return Phase(self._begun, len(self._begun), self._value_ended, key, self._fixed, reserved, False)
 
     def after(self, phase: Phase, drawn: Sequence[Pair]) -> Phase:
         """The phase after one in which `drawn` was drawn: up to the key or delimiter upon which it stopped."""
@@ -148,15 +149,16 @@ class Steered:
         Args:
           due: it was drawn up to where the first of those pending belongs.
         """
+        kept = len(given)
         while pending:
             before = self._free[: sum(self._keys.index(key) < self._keys.index(pending[0].key) for key in self._free)]
             if not due and (before or (given and not value_ended)):
                 stops = (*self._free[len(before) :], *dict.fromkeys(tag.key for tag in pending))
                 key = GrammarKey("annotation", (*before, *stops), stops)
-                return Phase(given, value_ended, key, pending, self._length(pending), False)
+                return Phase(given, kept, value_ended, key, pending, self._length(pending), False)
             given, value_ended = given + self._tokens(pending[0], later=bool(given)), True
             pending, due = pending[1:], False
-        return Phase(given, value_ended, GrammarKey(self._mode, tuple(self._free)), (), 0, True)
+        return Phase(given, kept, value_ended, GrammarKey(self._mode, tuple(self._free)), (), 0, True)
 
     def _tokens(self, tag: Tag, *, later: bool) -> list[Pair]:
         """Of a tag at the beginning of an annotation, or after another."""

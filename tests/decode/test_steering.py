@@ -179,6 +179,30 @@ def test_updates_show_no_plan_that_is_not_settled(flat_model, vocabulary, keys):
     assert ended == set(numbers) - {numbers[4]}
 
 
+def test_log_probabilities_are_of_what_was_drawn(model, vocabulary, keys):
+    """What was given counts nothing, at its own place."""
+    prompt = encode_turns(vocabulary, PROMPTS[:1])
+    sampler = Sampler(model, vocabulary, keys, places=16, most_tokens=128)
+    for index in range(12):
+        steering = Steering(prefix="hero: f", fixed=(Tag("place", "mill"),))
+        sampler.submit(prompt, CONFIG, seed=5, index=index, steering=steering)
+    given = [token for text in ("hero:", " f") for token in vocabulary.encode(text)]
+    place = [token for text in ("; place:", " mill") for token in vocabulary.encode(text)]
+    total = 0
+    for update in sampler.run():
+        tokens, logprobs = update.sample.tokens, update.logprobs
+        assert tokens[1 : 1 + len(given)] == given
+        at = next(i for i in range(len(tokens)) if tokens[i : i + len(place)] == place)
+        zeros = [*range(1 + len(given)), *range(at, at + len(place))]
+        assert all(logprobs[i] == 0 for i in zeros)
+        drawn = [i for i, role in enumerate(update.sample.roles) if role != Role.TEXT and i not in zeros]
+        # The rest of a key that has begun can be the only thing to draw.
+        values = [i for i in drawn if update.sample.roles[i] == Role.ANNOTATION_VALUE]
+        assert sum(logprobs[i] < 0 for i in values) > 0.8 * len(values) > 0
+        total += len(drawn)
+    assert total > 24
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
