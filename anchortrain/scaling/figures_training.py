@@ -32,7 +32,7 @@ def drift(study: Study, name: str) -> bytes:
             one.set_ylabel("KL(R_ref‖R), nats")
             if one.lines:
                 one.set_yscale("log")
-                heights = [y for line in one.lines for y in line.get_ydata()]
+                heights = [y for line in one.lines for y in line.get_ydata() if y > 0]  # ends of intervals may not be
                 one.set_ylim(min(heights) / 2, max(heights) * 2)
                 log_ticks(one.yaxis)
             else:
