@@ -154,9 +154,10 @@ class Engine:
         grammar, left = self.pool.grammar(request.grammar), request.limits[0] - request.given
         if request.given and (grammar.text_stage[start] or start == grammars.INVALID or value_left < 0):
             raise UserError("what is given of the annotation is not the beginning of a well-formed one")
-        if request.given and grammar.distance[start] > left:
-            what = f"the annotation cannot be closed within {request.limits[0]} tokens"
-            raise UserError(f"{what}: {request.given} are given already", mend="raise max_annotation_tokens")
+        least = int(grammar.distance[start])
+        if (request.given or request.config.constrain) and least > left:
+            what = f"the annotation takes {least} tokens more at least, its limit leaves {left}"
+            raise UserError(what, mend="raise max_annotation_tokens")
         ticket = Ticket(next(self._numbers), request, start, value_left, has_filters(request.config))
         self._waiting.append(ticket)
         return ticket.number

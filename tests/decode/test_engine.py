@@ -158,7 +158,7 @@ def test_a_request_that_cannot_fit_is_refused(model, vocabulary, keys):
                 vocabulary, keys, 0, given=vocabulary.encode("xx:"), max_response_tokens=1, max_annotation_tokens=10
             )
         )
-    with pytest.raises(UserError, match="cannot be closed within 3 tokens: 3 are given already"):
+    with pytest.raises(UserError, match="takes 2 tokens more at least, its limit leaves 0"):
         given = vocabulary.encode("hero:")
         engine.submit(request(vocabulary, keys, 0, given=given, max_annotation_tokens=3, max_response_tokens=1))
     assert engine.waiting == 0

@@ -219,6 +219,20 @@ def test_what_cannot_be_done_is_refused(model, vocabulary, keys, what, message):
         steered(model, vocabulary, keys, n=1, **what)
 
 
+def test_a_prefix_that_leaves_too_little_for_a_tag_is_refused(model, vocabulary, keys):
+    """Nothing could be drawn: the key alone is longer than the limit."""
+    for limit in range(1, 9):
+        config = dataclasses.replace(CONFIG, max_annotation_tokens=limit)
+        try:
+            rows = steered(model, vocabulary, keys, n=2, config=config, prefix="ti")
+        except UserError as error:
+            assert "tokens" in str(error) and "raise" in str(error)
+            refused = limit
+        else:
+            assert all(row["annotation_text"].startswith("time-of-day: ") for row in rows)
+    assert 1 < refused < 9
+
+
 def test_contradictions_and_wrong_modes_are_refused(model, vocabulary, keys):
     fox = Tag("hero", "fox")
     with pytest.raises(UserError, match="fixed and forbidden"):
