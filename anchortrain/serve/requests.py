@@ -142,9 +142,12 @@ def _steering(extension: Extension, defaults: SamplingConfig) -> Steering:
     if given and (extension.mode or defaults.mode) == "single_stage":
         what = f"anchortrain.{given[0]}: in mode single_stage there is no annotation to steer"
         raise ApiError(400, what, param=f"anchortrain.{given[0]}", code="invalid_value")
-    return Steering(
-        fixed=extension.fixed or (),
-        forbidden=extension.forbidden or (),
-        prefix=extension.prefix or "",
-        plan=extension.plan,
-    )
+    try:
+        return Steering(
+            fixed=extension.fixed or (),
+            forbidden=extension.forbidden or (),
+            prefix=extension.prefix or "",
+            plan=extension.plan,
+        )
+    except UserError as error:
+        raise ApiError(400, f"anchortrain: {error}", param="anchortrain", code="invalid_value") from None
