@@ -48,7 +48,7 @@ class Choice:
             return self._piece({"refusal": update.refusal}, "content_filter")
         details = {} if self._begun else self._plan(update.sample)
         self._begun = True
-        self._advance(update.sample)
+        self._advance(update.sample, update.logprobs)
         if self._text.stopped:
             return self._piece(details | self._end(), "stop")
         if not update.done:
@@ -57,9 +57,9 @@ class Choice:
         finished = self._text.stopped or update.sample.finished
         return self._piece(details | self._end(), "stop" if finished else "length")
 
-    def _advance(self, sample: Sample) -> None:
-        new = range(self._read, len(sample.tokens))
-        for token, role, logprob in ((sample.tokens[i], sample.roles[i], sample.logprobs[i]) for i in new):
+    def _advance(self, sample: Sample, logprobs: Sequence[float]) -> None:
+        new = slice(self._read, None)
+        for token, role, logprob in zip(sample.tokens[new], sample.roles[new], logprobs[new], strict=True):
             if role != Role.TEXT:
                 self.annotation_tokens += role in ANNOTATION_ROLES
                 continue
