@@ -217,7 +217,8 @@ def _refusal(error: ValidationError) -> ApiError:
     if best["type"] == "extra_forbidden":
         name = ".".join(map(str, best["loc"]))[:100]
         return ApiError(400, f"unknown field {name!r}", param=name, code="unknown_parameter")
-    if param == "prompt" or (param or "").startswith("prompt."):
+    if first == ("prompt",):
+        param = "prompt"
         said = "prompt must be a string or a list of strings; token ids are not supported"
     elif tuple(best["loc"]) in _SAID and best["type"] == "literal_error":
         said = _SAID[tuple(best["loc"])]

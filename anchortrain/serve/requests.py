@@ -110,12 +110,12 @@ def _encode(vocabulary: Vocabulary, turns: list[str], limits: ServeConfig, field
 def _config(
     body: ChatBody | CompletionBody, extension: Extension, defaults: SamplingConfig, limits: ServeConfig
 ) -> SamplingConfig:
-    most = body.max_tokens
+    most, named = body.max_tokens, "max_tokens"
     if isinstance(body, ChatBody) and body.max_completion_tokens is not None:
         if most not in (None, body.max_completion_tokens):
             what = "max_tokens and max_completion_tokens are two names of one setting, but differ"
             raise ApiError(400, what, param="max_tokens", code="invalid_value")
-        most = body.max_completion_tokens
+        most, named = body.max_completion_tokens, "max_completion_tokens"
     changes = {
         "response_temperature": body.temperature,
         "response_top_p": body.top_p,
@@ -124,7 +124,7 @@ def _config(
         **{name: getattr(extension, name) for name in _SAME_NAMES},
     }
     for param, name, limit in (
-        ("max_tokens", "max_response_tokens", limits.max_tokens),
+        (named, "max_response_tokens", limits.max_tokens),
         ("anchortrain.max_annotation_tokens", "max_annotation_tokens", limits.max_annotation_tokens),
     ):
         if (changes[name] or 0) > limit:

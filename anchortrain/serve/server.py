@@ -12,11 +12,13 @@ from starlette.applications import Starlette
 from anchortrain.errors import UserError
 from anchortrain.serve.service import Service
 from anchortrain.serve.settings import ServeConfig
+from anchortrain.serve.worker import Failed
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 30
-_AFTER_GRACE_S = 2  # for the last bytes of answers
+_LAST_WORDS_S = 0.2  # for those who are cut off to be told so
+_AFTER_GRACE_S = 2  # for connections to close
 
 
 def bind(config: ServeConfig) -> socket.socket:
@@ -99,6 +101,8 @@ class Server(uvicorn.Server):
                     await asyncio.sleep(0.02)
         except TimeoutError:
             _log.warning("%d requests are cut off after %g s", self._service.running, self._grace)
+            self._service.worker.end(Failed("the server is shutting down", status=503, code="draining"))
+            await asyncio.sleep(_LAST_WORDS_S)
         self.should_exit = True
 
 

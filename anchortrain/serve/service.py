@@ -85,7 +85,7 @@ class Service:
             return _Nothing()
         except Failed as error:
             self._metrics.cancelled.labels("failure").inc()
-            raise ApiError(500, str(error), code="sampler_failed") from None
+            raise _failure(error) from None
         finally:
             if not handed_on:
                 self.running -= 1
@@ -193,7 +193,7 @@ class _Answering:
                 raise
             late = isinstance(error, TimeoutError)
             self._metrics.cancelled.labels("timeout" if late else "failure").inc()
-            said = _too_late(self._service.config) if late else ApiError(500, str(error), code="sampler_failed")
+            said = _too_late(self._service.config) if late else _failure(error)
             yield event(said.body())
 
     async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
@@ -276,6 +276,10 @@ async def _unless_left(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
 async def _left(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _failure(error: Failed) -> ApiError:
+    return ApiError(error.status, str(error), code=error.code)
 
 
 def _too_late(config: ServeConfig) -> ApiError:

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -19,8 +20,10 @@ from anchortrain.decode.settings import SamplingConfig
 from anchortrain.decode.steering import Steering
 from anchortrain.errors import UserError
 
-# Tokens between two updates: few while somebody reads along, many where only the whole counts.
+# Tokens between two updates: few while somebody reads along, many where only the whole counts; but no more than take
+# this long, because a client that leaves, or comes, waits for them.
 _STREAM_TOKENS = 8
+_STEP_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +53,11 @@ class AnySampler(Protocol):
 
 
 class Failed(Exception):
-    """The sampler broke down; nothing more can be drawn."""
+    """Nothing more can be drawn: the sampler broke down, or the server ends."""
+
+    def __init__(self, why: str, *, status: int = 500, code: str = "sampler_failed") -> None:
+        super().__init__(why)
+        self.status, self.code = status, code
 
 
 class Draws:
@@ -151,6 +158,12 @@ class Worker:
         self._orders.put(_Stop())
         await asyncio.to_thread(self._thread.join)
 
+    def end(self, failure: Failed) -> None:
+        """Gives up all that is under way, and whatever is asked for later."""
+        self.failure = failure
+        for draws in list(self._all):
+            draws._fail(failure)
+
     async def draw(self, wanted: Sequence[Draw], *, watched: bool) -> Draws:
         """Queues samples.
 
@@ -210,17 +223,19 @@ class Worker:
                 route[0]._put(route[1], update)
 
     def _broken(self, error: BaseException) -> None:
-        self.failure = Failed(f"nothing can be drawn any more: {error}")
         self._deliver([], 0, 0)
-        for draws in list(self._all):
-            draws._fail(self.failure)
+        self.end(Failed(f"nothing can be drawn any more: {error}"))
 
     # -- in the thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
+            tokens = 1
             while self._obey():
-                updates = self._sampler.step(_STREAM_TOKENS if self._watched else CHUNK)
+                began = time.monotonic()
+                updates = self._sampler.step(tokens)
+                per_token = (time.monotonic() - began) / tokens
+                tokens = max(1, min(_STREAM_TOKENS if self._watched else CHUNK, int(_STEP_SECONDS / per_token)))
                 self._tell(self._deliver, updates, self._sampler.in_flight, self._sampler.waiting)
         except BaseException as error:
             _log.exception("the sampler failed")

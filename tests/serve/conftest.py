@@ -65,7 +65,7 @@ def served(app, config) -> Iterator[Running]:
                 assert thread.is_alive()
             yield Running(url_of(bound), app.state.service)
         finally:
-            server.handle_exit(15, None)
+            app.state.service.draining = True
             thread.join(timeout=60)
             assert not thread.is_alive()
 
