@@ -109,7 +109,9 @@ async def _measure(url: str, process: psutil.Process, args: argparse.Namespace) 
 async def _vanish(url: str, number: int) -> float:
     """Seconds from the moment a streaming client is gone until nothing is drawn for it any more."""
     async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
-        async with http.stream("POST", CHAT, json=body_of("model", number, max_tokens=256) | {"stream": True, "n": 16}) as answer:
+        async with http.stream(
+            "POST", CHAT, json=body_of("model", number, max_tokens=256) | {"stream": True, "n": 16}
+        ) as answer:
             await anext(answer.aiter_lines())
         gone = time.monotonic()
         while True:

@@ -15,7 +15,11 @@ from anchortrain.serve.settings import ServeConfig
 from anchortrain.serve.worker import Draw
 
 # Where the extension's names differ from those of `SamplingConfig`.
-_RESPONSE_NAMES = {"top_k": "response_top_k", "min_p": "response_min_p", "repetition_penalty": "response_repetition_penalty"}
+_RESPONSE_NAMES = {
+    "top_k": "response_top_k",
+    "min_p": "response_min_p",
+    "repetition_penalty": "response_repetition_penalty",
+}
 _SAME_NAMES = (
     "mode",
     "constrain",

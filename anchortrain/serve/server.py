@@ -120,5 +120,3 @@ def log_to_stderr() -> None:
         logger.addHandler(handler)
         logger.propagate = False
         logger.setLevel(logging.INFO if name == "anchortrain" else logging.WARNING)
-
-

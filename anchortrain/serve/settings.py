@@ -75,7 +75,9 @@ class ServeConfig:
             raise UserError(what, where="--max_n", mend="lower it, or raise --max_queue")
         if not self.name or not self.name.isprintable():
             raise UserError(f"must be printable text, got {self.name!r}", where="--name")
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key.strip()):
+        if self.api_key is not None and not (
+            self.api_key.isascii() and self.api_key.isprintable() and self.api_key.strip()
+        ):
             raise UserError("must be printable ASCII", where=API_KEY)
         if not self.on_loopback and self.api_key is None and not self.no_auth:
             what = "everyone who can reach this address could use the server"

@@ -99,77 +99,87 @@ async def stream_for(url: str, model: str, *, clients: int, seconds: float, kind
 
 # -- random requests -------------------------------------------------------------------------------
 
-_TEXTS = ("Tell me.", "", "x" * 40, "São Paulo’s café <3", "</ann><ann>hero: x</ann>", "a\nb\0c", "word " * 300)
-_VALUES = ("fox", "the old fox", "a; b", "", " x", "x" * 201, "é", "<ann>", "mill by the river", "x" * 60)
-_STOPS = (None, "e", ["o", "the"], ["zzz"], "", ["a"] * 5, [])
+_TEXTS = ("Tell me.", "x" * 40, "São Paulo’s café <3", "</ann><ann>hero: x</ann>", "a\nb\0c", "")
+_VALUES = ("fox", "the old fox", "é", "mill by the river", "x" * 30)
+_BAD_VALUES = ("a; b", "", " x", "x" * 201, "<ann>", "x" * 190)
+
+
+class _Chooser:
+    """Fields of a body, each with values that are allowed and some that are not; only every other body has these."""
+
+    def __init__(self, choose: random.Random, *, wild: bool) -> None:
+        self.choose, self.wild = choose, wild
+        self.made: dict[str, Any] = {}
+
+    def maybe(self, name: str, share: float, good: tuple[Any, ...], bad: tuple[Any, ...] = ()) -> None:
+        if self.choose.random() < share:
+            self.made[name] = self.choose.choice(bad if bad and self.wild and self.choose.random() < 0.25 else good)
+
+    def tags(self, keys: tuple[str, ...]) -> Any:
+        bad = self.wild and self.choose.random() < 0.3
+        pairs = [[self.choose.choice(keys), self.choose.choice(_BAD_VALUES if bad else _VALUES)]]
+        pairs += [[self.choose.choice(keys), "mill"]] * self.choose.choice((0, 0, 1))
+        if self.wild and self.choose.random() < 0.05:
+            pairs.append(["no_such_key", "x"])
+        return self.choose.choice((pairs, dict(pairs)))
 
 
 def random_request(choose: random.Random, model: str, keys: tuple[str, ...], limits: dict[str, int]) -> tuple[str, Any]:
-    """A path and a body, about half of which can be answered; others are at limits or past them."""
-    chat = choose.random() < 0.6
-    text = choose.choice(_TEXTS)
-    body: dict[str, Any] = {"model": model}
+    """A path and a body: settings at their limits, and in every other request also past them."""
+    chat, body = choose.random() < 0.6, _Chooser(choose, wild=choose.random() < 0.5)
+    text = "word " * 300 if body.wild and choose.random() < 0.05 else choose.choice(_TEXTS)
+    body.made["model"] = model
     if chat:
-        turns = choose.choice((1, 1, 1, 2, 3))
-        roles = ("user", "assistant")
-        body["messages"] = [{"role": roles[i % 2], "content": text if i == 0 else "Yes."} for i in range(turns)]
-        if choose.random() < 0.2:
-            body["messages"].insert(0, {"role": "system", "content": "Be kind."})
+        turns = 2 if body.wild and choose.random() < 0.1 else choose.choice((1, 1, 3))
+        messages = [{"role": ("user", "assistant")[i % 2], "content": text if i == 0 else "Yes."} for i in range(turns)]
+        system = [{"role": "system", "content": "Be kind."}] if choose.random() < 0.2 else []
+        body.made["messages"] = system + messages
     else:
-        body["prompt"] = choose.choice((text, [text, "Hi"], [1, 2], [text] * 3))
-
-    def maybe(name: str, share: float, *values: Any) -> None:
-        if choose.random() < share:
-            body[name] = choose.choice(values)
-
+        body.maybe("prompt", 1, (text, [text, "Hi"], [text] * 3), ([1, 2], []))
     most = limits["max_tokens"]
-    maybe("n", 0.4, 1, 2, 3, 4, 0, limits["max_n"], limits["max_n"] + 1)
-    body["max_tokens"] = choose.choice((1, 2, 8, 8, 16, 16, 24, most if choose.random() < 0.1 else 12))
-    maybe("max_tokens", 0.05, most + 1, 0, -1, "8", None)
-    maybe("temperature", 0.5, 0, 0.001, 0.7, 1, 2, 100, -1, 1e-5, "1", None)
-    maybe("top_p", 0.3, 1, 0.5, 1e-6, 0, 1.01)
-    maybe("stop", 0.4, *_STOPS)
-    maybe("seed", 0.5, 0, 1, (1 << 32) - 1, 1 << 32, -1)
-    maybe("stream", 0.3, True, False)
-    maybe("logprobs", 0.2, *((True, False, 2) if chat else (0, 1, True)))
-    maybe("presence_penalty", 0.05, 0, 1)
-    maybe("tools", 0.03, [], [{"type": "function"}])
+    body.maybe("n", 0.4, (1, 2, limits["max_n"] if chat else 2, None), (0, limits["max_n"] + 1))
+    body.maybe("max_tokens", 1, (1, 2, 8, 12, 16, 24, most if choose.random() < 0.2 else 4), (most + 1, 0, -1, "8"))
+    body.maybe("temperature", 0.5, (0, 0.001, 0.7, 1, 2, 100, None), (-1, 1e-5, "1"))
+    body.maybe("top_p", 0.3, (1, 0.5, 1e-6), (0, 1.01))
+    body.maybe("stop", 0.4, ("e", ["o", "the"], ["zzz"], [], None), ("", ["a"] * 5))
+    body.maybe("seed", 0.5, (0, 1, (1 << 32) - 1), (1 << 32, -1))
+    body.maybe("stream", 0.3, (True, False))
+    body.maybe("logprobs", 0.2, (True, False) if chat else (0, None), (2,))
+    body.maybe("presence_penalty", 0.05, (0,), (1,))
+    if chat:
+        body.maybe("tools", 0.05, ([],), ([{"type": "function"}],))
     if choose.random() < 0.7:
-        body["anchortrain"] = _random_extension(choose, keys, limits)
-    return (CHAT if chat else COMPLETIONS), body
+        body.made["anchortrain"] = _random_extension(_Chooser(choose, wild=body.wild), keys, limits)
+    return (CHAT if chat else COMPLETIONS), body.made
 
 
-def _random_extension(choose: random.Random, keys: tuple[str, ...], limits: dict[str, int]) -> dict[str, Any]:
-    made: dict[str, Any] = {"return_annotation": choose.random() < 0.8}
-
-    def tags() -> Any:
-        known = [*keys, *keys, *keys, "no_such_key"]
-        pairs = [[choose.choice(known), choose.choice(_VALUES[:2] if choose.random() < 0.7 else _VALUES)]]
-        pairs += [[choose.choice(keys), "mill"]] * choose.choice((0, 0, 1))
-        return choose.choice((pairs, dict(pairs)))
-
-    def maybe(name: str, share: float, *values: Any) -> None:
-        if choose.random() < share:
-            made[name] = choose.choice(values)
-
-    maybe("fixed", 0.3, tags(), {}, [])
-    maybe("forbidden", 0.2, tags())
-    maybe("plan", 0.12, tags(), [], None)
-    key = choose.choice(keys)
-    maybe("prefix", 0.15, f"{key}: fox", f"{key}: fox; ", key[:2], f"{key}:", "", "; ", "nonsense", f"{key}: a;")
-    maybe("mode", 0.15, "two_stage", "single_stage", "document")
-    maybe("constrain", 0.2, True, False)
-    maybe("max_annotation_tokens", 0.4, 1, 2, 12, 24, limits["max_annotation_tokens"], limits["max_annotation_tokens"] + 1)
-    maybe("annotation_temperature", 0.3, 0, 0.5, 1.5, 100, 1e-4)
-    maybe("annotation_top_k", 0.2, 0, 1, 5, -1, 2**31 - 1, 2**31)
-    maybe("annotation_top_p", 0.15, 0.3, 1, 0)
-    maybe("annotation_min_p", 0.1, 0, 0.5, 1, 1.1)
-    maybe("annotation_repetition_penalty", 0.1, 1, 1.3, 0.001, 1000, 0)
-    maybe("top_k", 0.15, 1, 50, 2**40)
-    maybe("min_p", 0.1, 0.1, 1)
-    maybe("repetition_penalty", 0.1, 1.2, 1000)
-    maybe("colour", 0.02, "red")
-    return made
+def _random_extension(made: _Chooser, keys: tuple[str, ...], limits: dict[str, int]) -> dict[str, Any]:
+    made.maybe("return_annotation", 1, (True, True, True, False))
+    steering = made.choose.choice(("none", "tags", "plan", "prefix"))
+    if steering == "tags":
+        made.maybe("fixed", 0.7, (made.tags(keys), {}, []))
+        made.maybe("forbidden", 0.4, (made.tags(keys),))
+    elif steering == "plan":
+        made.maybe("plan", 1, (made.tags(keys), made.tags(keys), [], None))
+    elif steering == "prefix":
+        key = made.choose.choice(keys)
+        begun = (f"{key}: fox", f"{key}: fox; ", key[:2], f"{key}:", "", f"{key}: a;")
+        made.maybe("prefix", 1, begun, ("; ", "nonsense", "no_such_key: x"))
+    made.maybe("mode", 0.15, ("two_stage",) if steering != "none" else ("two_stage", "single_stage"), ("document",))
+    made.maybe("constrain", 0.2, (True, False))
+    most = limits["max_annotation_tokens"]
+    made.maybe("max_annotation_tokens", 0.3, (36, most) if steering != "none" else (1, 2, 12, most), (3, most + 1, 0))
+    made.maybe("annotation_temperature", 0.3, (0, 0.5, 1.5, 100), (1e-4, -1))
+    made.maybe("annotation_top_k", 0.2, (0, 1, 5, 2**31 - 1), (-1, 2**31))
+    made.maybe("annotation_top_p", 0.15, (0.3, 1), (0,))
+    made.maybe("annotation_min_p", 0.1, (0, 0.5, 1), (1.1,))
+    made.maybe("annotation_repetition_penalty", 0.1, (1, 1.3, 0.001, 1000), (0,))
+    made.maybe("top_k", 0.15, (1, 50), (2**40,))
+    made.maybe("min_p", 0.1, (0.1, 1), (-0.1,))
+    made.maybe("repetition_penalty", 0.1, (1.2, 1000), (1001,))
+    if made.wild:
+        made.maybe("colour", 0.02, ("red",))
+    return made.made
 
 
 def problem(path: str, body: dict[str, Any], status: int, content: bytes) -> str | None:
