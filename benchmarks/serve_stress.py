@@ -1,10 +1,10 @@
-"""Two minutes of streaming clients, clients that vanish, and ten thousand random requests, against a real server process.
+"""Two minutes of streaming clients, clients that vanish, and ten thousand random requests, against a server process.
 
     python -m benchmarks.serve_stress [--run RUN] [--clients 64] [--seconds 120] [--requests 10000] [--json FILE]
 
 Without `--run` the model is a tiny random one. Every stream is compared with the answer to the same request when it was
-asked for alone. Exits with 1 when a stream failed, was mixed up or truncated, when an answer was malformed, or when a place
-was not free again within a second.
+asked for alone. Exits with 1 when a stream failed, was mixed up or truncated, when an answer was malformed, or when a
+place was not free again within a second.
 """
 
 import argparse
@@ -35,12 +35,13 @@ def main() -> int:
     parser.add_argument("--vanish", type=int, default=20, help="clients that leave in the middle of a stream")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
+    os.environ |= {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryDirectory() as folder:
         run = Path(args.run) if args.run else _tiny_run(Path(folder) / "tiny")
         command = [sys.executable, "-m", "anchortrain", "serve", str(run), "--port", "0", "--name", "model"]
         command += ["--places", str(args.clients), "--max_tokens", "256", "--max_prompt_tokens", "256", "--max_n", "16"]
         with open(Path(folder) / "log", "w") as log:
-            server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
+            server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         try:
             url = server.stdout.readline().split()[-1]
             figures = asyncio.run(_measure(url, psutil.Process(server.pid), args))
@@ -56,10 +57,6 @@ def main() -> int:
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=2) + "\n")
     return int(bool(wrong) or figures["exit code after SIGTERM"] != 0)
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def _tiny_run(path: Path) -> Path:
@@ -109,9 +106,8 @@ async def _measure(url: str, process: psutil.Process, args: argparse.Namespace) 
 async def _vanish(url: str, number: int) -> float:
     """Seconds from the moment a streaming client is gone until nothing is drawn for it any more."""
     async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
-        async with http.stream(
-            "POST", CHAT, json=body_of("model", number, max_tokens=256) | {"stream": True, "n": 16}
-        ) as answer:
+        body = body_of("model", number, max_tokens=256) | {"stream": True, "n": 16}
+        async with http.stream("POST", CHAT, json=body) as answer:
             await anext(answer.aiter_lines())
         gone = time.monotonic()
         while True:

@@ -83,7 +83,7 @@ def ask_of(
 
 
 def _turns(messages: list[Message]) -> list[str]:
-    """User, assistant, user, … What the system says stands before the first user's text, after which is a blank line."""
+    """User, assistant, user, … The system's text stands before the first user's, with a blank line between."""
     system = []
     rest = list(messages)
     while rest and rest[0].role in ("system", "developer"):

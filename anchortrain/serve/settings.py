@@ -71,13 +71,12 @@ class ServeConfig:
             if not 0 < getattr(self, name) < 1e9:
                 raise UserError(f"must be a number of seconds above 0, got {getattr(self, name)}", where=f"--{name}")
         if self.max_n > self.places + self.max_queue:
-            what = f"{self.max_n} samples of one request never fit into {self.places} places and a queue of {self.max_queue}"
+            what = f"{self.max_n} samples never fit into {self.places} places and a queue of {self.max_queue}"
             raise UserError(what, where="--max_n", mend="lower it, or raise --max_queue")
         if not self.name or not self.name.isprintable():
             raise UserError(f"must be printable text, got {self.name!r}", where="--name")
-        if self.api_key is not None and not (
-            self.api_key.isascii() and self.api_key.isprintable() and self.api_key.strip()
-        ):
+        key = self.api_key
+        if key is not None and not (key.strip() and key.isascii() and key.isprintable()):
             raise UserError("must be printable ASCII", where=API_KEY)
         if not self.on_loopback and self.api_key is None and not self.no_auth:
             what = "everyone who can reach this address could use the server"

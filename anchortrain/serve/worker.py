@@ -1,8 +1,8 @@
 """One thread owns the sampler; requests speak with it through `Worker.draw`.
 
-Orders go to the thread through a queue, and what was drawn comes back to the event loop through callbacks, in order. All
-book-keeping is on the loop's side, so that nothing is locked. Updates hold all that was drawn so far, hence a reader who
-is slow gets fewer of them and none pile up.
+Orders go to the thread through a queue, and what was drawn comes back to the event loop through callbacks, in order.
+All book-keeping is on the loop's side, so that nothing is locked. Updates hold all that was drawn so far, hence a
+reader who is slow gets fewer of them and none pile up.
 """
 
 import asyncio

@@ -42,13 +42,8 @@ def test_a_chat_is_answered(client):
 
 @pytest.mark.parametrize("stop", [None, ["e", "zz"], "o"])
 def test_a_stream_tells_what_the_whole_answer_tells(client, stop):
-    given = {
-        "seed": 7,
-        "n": 3,
-        "logprobs": True,
-        "stop": stop,
-        "extra_body": {"anchortrain": {"return_annotation": True}},
-    }
+    shown = {"anchortrain": {"return_annotation": True}}
+    given = {"seed": 7, "n": 3, "logprobs": True, "stop": stop, "extra_body": shown}
     whole = chat(client, **given)
     chunks = list(chat(client, stream=True, stream_options={"include_usage": True}, **given))
     assert chunks[-1].usage.model_dump() == whole.usage.model_dump() and not chunks[-1].choices
@@ -57,11 +52,8 @@ def test_a_stream_tells_what_the_whole_answer_tells(client, stop):
     assert sorted(streamed) == [0, 1, 2]
     for choice in whole.choices:
         got = streamed[choice.index]
-        assert (got["text"], got["finish"], got["roles"]) == (
-            choice.message.content,
-            choice.finish_reason,
-            ["assistant"],
-        )
+        assert (got["text"], got["finish"]) == (choice.message.content, choice.finish_reason)
+        assert got["roles"] == ["assistant"]
         assert got["details"] == choice.anchortrain and got["details"]["wellformed"]
         assert [token.logprob for token in got["tokens"]] == [token.logprob for token in choice.logprobs.content]
         assert sum(token.logprob for token in got["tokens"]) <= 0

@@ -16,13 +16,8 @@ import pytest
 from tests.conftest import ROOT
 
 CHAT = "/v1/chat/completions"
-LONG = {
-    "model": "tiny",
-    "messages": [{"role": "user", "content": "What happened?"}],
-    "max_tokens": 256,
-    "n": 16,
-    "seed": 1,
-}
+ASKED = [{"role": "user", "content": "What happened?"}]
+LONG = {"model": "tiny", "messages": ASKED, "max_tokens": 256, "n": 16, "seed": 1}
 
 
 def metric(url, name):
@@ -40,15 +35,18 @@ def wait_for(condition, seconds):
         time.sleep(0.01)
 
 
+def head(length) -> bytes:
+    """Of a request whose body has so many bytes."""
+    lines = (f"POST {CHAT} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", f"Content-Length: {length}")
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
 def send(url, body) -> socket.socket:
     """A request on a bare connection."""
     host, port = url.removeprefix("http://").split(":")
     content = json.dumps(body).encode()
-    head = (
-        f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
-    )
     connection = socket.create_connection((host, int(port)))
-    connection.sendall(head.encode() + b"\r\n" + content)
+    connection.sendall(head(len(content)) + content)
     return connection
 
 
@@ -99,15 +97,11 @@ def test_a_request_that_takes_too_long(make_server):
         last = text.strip().split("\n\n")[-1]
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
         assert server.service.worker.outstanding == 0
-        connection = send(server.url, LONG)  # and one that never says all it has to say
-        connection.close()
-        host, port = server.url.removeprefix("http://").split(":")
+        host, port = server.url.removeprefix("http://").split(":")  # and one that never says all it has to say
         with socket.create_connection((host, int(port))) as idle:
-            idle.sendall(
-                f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{{".encode()
-            )
+            idle.sendall(head(9) + b"{")
             idle.settimeout(10)
-            assert b" 504 " in idle.recv(4096).split(b"\r\n")[0] + b" "
+            assert idle.recv(4096).startswith(b"HTTP/1.1 504 ")
 
 
 def test_forbidding_all_is_a_refusal_and_forbidding_some_is_obeyed(server):
@@ -220,11 +214,12 @@ def run_dir(tmp_path_factory, model, vocabulary):
 
 @pytest.fixture
 def process(run_dir):
+    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "ANCHORTRAIN_CACHE": str(run_dir.parent / "cache")}
     made = subprocess.Popen(
         [sys.executable, "-m", "anchortrain", "serve", str(run_dir), "--port", "0", "--places", "16",
          "--max_tokens", "900", "--max_prompt_tokens", "32", "--grace_s", "60"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "ANCHORTRAIN_CACHE": str(run_dir.parent / "cache")},
+        env=os.environ | quick,
     )  # fmt: skip
     yield made
     made.kill()
@@ -235,9 +230,8 @@ def test_sigterm_lets_finish_what_runs_and_refuses_what_comes(process):
     said = process.stdout.readline()
     name, url = re.fullmatch(r"(\S+): (http://127\.0\.0\.1:\d+)\n", said).groups()
     assert name == "tiny" and httpx2.get(f"{url}/ready").status_code == 200
-    with httpx2.stream(
-        "POST", url + CHAT, json=LONG | {"max_tokens": 900, "n": 4, "stream": True}, timeout=60
-    ) as stream:
+    body = LONG | {"max_tokens": 900, "n": 4, "stream": True}
+    with httpx2.stream("POST", url + CHAT, json=body, timeout=60) as stream:
         lines = stream.iter_lines()
         assert next(lines).startswith("data: ")
         process.send_signal(signal.SIGTERM)
@@ -257,9 +251,8 @@ def test_sigterm_lets_finish_what_runs_and_refuses_what_comes(process):
 
 def test_a_second_signal_ends_at_once(process):
     url = process.stdout.readline().split()[-1]
-    with httpx2.stream(
-        "POST", url + CHAT, json=LONG | {"max_tokens": 900, "n": 64, "stream": True}, timeout=60
-    ) as stream:
+    body = LONG | {"max_tokens": 900, "n": 64, "stream": True}
+    with httpx2.stream("POST", url + CHAT, json=body, timeout=60) as stream:
         lines = stream.iter_lines()  # kept: its end would close the connection
         assert next(lines).startswith("data: ")
         process.send_signal(signal.SIGTERM)
