@@ -50,8 +50,7 @@ def main() -> int:
         finally:
             server.kill()
     wrong = figures.pop("wrong")
-    for name, value in figures.items():
-        print(f"{name:48} {value}")
+    print(f"exit code after SIGTERM: {figures['exit code after SIGTERM']}")
     for line in wrong[:10]:
         print(f"wrong: {line}")
     if args.json:
@@ -71,15 +70,19 @@ def _tiny_run(path: Path) -> Path:
 async def _measure(url: str, process: psutil.Process, args: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {}
 
+    def note(name: str, value: Any) -> None:
+        figures[name] = value
+        print(f"{name:60} {value}", flush=True)
+
     def memory(name: str) -> None:
-        figures[f"RSS, {name} (MiB)"] = round(process.memory_info().rss / _MIB, 1)
+        note(f"RSS, {name} (MiB)", round(process.memory_info().rss / _MIB, 1))
 
     wrong: list[str] = []
 
     def take(tally: Tally, name: str) -> None:
         wrong.extend(tally.wrong)
-        figures[f"{name}: answered"] = tally.answered
-        figures[f"{name}: wrong"] = len(tally.wrong)
+        note(f"{name}: answered", tally.answered)
+        note(f"{name}: wrong", len(tally.wrong))
 
     memory("start")
     for name, share in (("first third", 1), ("all", 2)):
@@ -90,7 +93,7 @@ async def _measure(url: str, process: psutil.Process, args: argparse.Namespace) 
         memory(f"after {name} of the streams")
     if args.vanish:
         seconds = [await _vanish(url, number) for number in range(args.vanish)]
-        figures[f"{args.vanish} clients vanished; longest until the place was free (s)"] = round(max(seconds), 3)
+        note(f"{args.vanish} clients vanished: longest until the place was free (s)", round(max(seconds), 3))
         wrong += [f"a place was free only after {one:.2f} s" for one in seconds if one > 1]
     if args.requests:
         half = args.requests // 2
@@ -98,7 +101,7 @@ async def _measure(url: str, process: psutil.Process, args: argparse.Namespace) 
             took = time.monotonic()
             tally = await random_requests(url, "model", count=count, seed=seed)
             take(tally, f"random requests, {name} ({time.monotonic() - took:.0f} s)")
-            figures[f"random requests, {name}: refused, by status"] = str(dict(sorted(tally.refused.items())))
+            note(f"random requests, {name}: refused, by status", str(dict(sorted(tally.refused.items()))))
             memory(f"after the {name} of random requests")
     return figures | {"wrong": wrong}
 

@@ -1,8 +1,7 @@
 """The official `openai` client, unchanged, against a real server."""
 
+import openai
 import pytest
-
-openai = pytest.importorskip("openai")
 
 MESSAGES = [{"role": "user", "content": "Tell me a story."}]
 

@@ -5,10 +5,9 @@ import re
 import time
 
 import pytest
+from playwright import sync_api
 
 from tests.serve.browser import launch
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 
 @pytest.fixture(scope="module")
