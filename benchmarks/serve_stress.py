@@ -85,7 +85,7 @@ async def _measure(url: str, process: psutil.Process, args: argparse.Namespace) 
         note(f"{name}: wrong", len(tally.wrong))
 
     memory("start")
-    for name, share in (("first third", 1), ("all", 2)):
+    for name, share in (("first third", 1), ("the rest", 2)):
         took = time.monotonic()
         seconds = args.seconds * share / 3
         tally = await stream_for(url, "model", clients=args.clients, seconds=seconds)

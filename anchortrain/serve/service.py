@@ -98,12 +98,12 @@ class Service:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise ApiError(415, "the body must be JSON: Content-Type: application/json", code="unsupported_media_type")
-        most, content, size = self.config.max_body, bytearray(), 0
+        most, content = self.config.max_body, bytearray()
         declared = request.headers.get("content-length", "")
         size = int(declared) if declared.isdigit() else 0
+        # What is a little too long is read to its end, because many clients only listen once they have sent all.
         if size <= _READ_ON * most:
             size = 0
-            # What is a little too long is read to its end, because many clients only listen once they have sent all.
             async for piece in request.stream():
                 size += len(piece)
                 if size <= most:

@@ -147,6 +147,7 @@ class Worker:
         self._watched = 0
         self.outstanding = self.in_flight = self.waiting = 0
         self.failure: Failed | None = None
+        self._drawing: set[int] = set()  # the thread's: numbers that are neither done nor cancelled
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
     def start(self) -> None:
@@ -222,6 +223,10 @@ class Worker:
                     del self._routes[update.number]
                 route[0]._put(route[1], update)
 
+    def _lost(self, error: UserError) -> None:
+        for draws in {draws for draws, _ in self._routes.values()}:
+            draws._fail(Failed(str(error)))
+
     def _broken(self, error: BaseException) -> None:
         self._deliver([], 0, 0)
         self.end(Failed(f"nothing can be drawn any more: {error}"))
@@ -233,13 +238,26 @@ class Worker:
             tokens = 1
             while self._obey():
                 began = time.monotonic()
-                updates = self._sampler.step(tokens)
+                updates = self._step(tokens)
                 per_token = (time.monotonic() - began) / tokens
                 tokens = max(1, min(_STREAM_TOKENS if self._watched else CHUNK, int(_STEP_SECONDS / per_token)))
                 self._tell(self._deliver, updates, self._sampler.in_flight, self._sampler.waiting)
         except BaseException as error:
             _log.exception("the sampler failed")
             self._tell(self._broken, error)
+
+    def _step(self, tokens: int) -> list[Update]:
+        try:
+            updates = self._sampler.step(tokens)
+        except UserError as error:  # numbers that are not finite: whose they were is not said, so all are given up
+            _log.error("samples were lost: %s", error)
+            for number in self._drawing:
+                self._sampler.cancel(number)
+            self._drawing.clear()
+            self._tell(self._lost, error)
+            return []
+        self._drawing.difference_update(update.number for update in updates if update.done)
+        return updates
 
     def _obey(self) -> bool:
         """Takes all orders, waiting for one where there is nothing to draw. False ends the thread."""
@@ -256,6 +274,7 @@ class Worker:
             else:
                 for number in order.numbers:
                     self._sampler.cancel(number)
+                self._drawing.difference_update(order.numbers)
                 self._tell(self._deliver, [], self._sampler.in_flight, self._sampler.waiting)
 
     def _submit(self, order: _Submit) -> None:
@@ -269,6 +288,7 @@ class Worker:
                 self._sampler.cancel(number)
             self._tell(self._accept, order.draws, [], error)
         else:
+            self._drawing.update(numbers)
             self._tell(self._accept, order.draws, numbers, None)
 
     def _tell(self, call: Callable[..., None], *args: object) -> None:

@@ -187,6 +187,26 @@ def test_metrics_tell_what_happened(make_server):
         assert metric(server.url, f'anchortrain_request_seconds_count{{endpoint="{CHAT}"}}') == 2
 
 
+def test_numbers_that_are_not_finite_end_what_is_in_flight_and_nothing_else(make_server):
+    from anchortrain.errors import UserError
+
+    with make_server() as server:
+        step, times = server.service.worker._sampler.step, iter((True,))
+
+        def faulty(tokens):
+            updates = step(tokens)
+            if next(times, False):
+                raise UserError("not finite")
+            return updates
+
+        server.service.worker._sampler.step = faulty
+        answer = httpx2.post(server.url + CHAT, json=LONG, timeout=60)
+        assert answer.status_code == 500 and answer.json()["error"]["message"] == "not finite"
+        assert server.service.worker._sampler.in_flight == server.service.worker.outstanding == 0
+        assert httpx2.post(server.url + CHAT, json=LONG, timeout=60).status_code == 200
+        assert httpx2.get(server.url + "/health").status_code == 200
+
+
 def test_a_sampler_that_breaks_down_is_told_to_all(make_server):
     with make_server() as server:
 
