@@ -44,6 +44,7 @@ COMMANDS = {
     "train": Command("anchortrain.commands.train", "pretrain or post-train from a gin file"),
     "draw": Command("anchortrain.commands.draw", "draw annotations from a reference for the KL anchor"),
     "sample": Command("anchortrain.commands.sample", "sample annotation, then response"),
+    "serve": Command("anchortrain.commands.serve", "an OpenAI-compatible server for a run, and a page to play with it"),
     "harvest": Command("anchortrain.commands.harvest", "draw plans, write responses, keep what checkers confirm"),
     "rehearse": Command("anchortrain.commands.rehearse", "post-train in rounds on what the model itself wrote well"),
     "evaluate": Command("anchortrain.commands.evaluate", "measure the diversity of samples, write the report"),
