@@ -1,7 +1,7 @@
 """What this machine has begun: a line on disk before anything is created, so that no kill can hide a machine.
 
-    ~/.anchortrain/tpu/journal.jsonl     one line before each create, one after each confirmed delete
-    ~/.anchortrain/tpu/RUN.lock          held by the one command of this machine that works on the run
+~/.anchortrain/tpu/journal.jsonl     one line before each create, one after each confirmed delete
+~/.anchortrain/tpu/RUN.lock          held by the one command of this machine that works on the run
 """
 
 import fcntl

@@ -1,8 +1,8 @@
 """The specification of a run on TPUs, bound by gin beside the experiment that it trains.
 
-    include 'gin_configs/olmo/pretrain_2p5b.gin'      # or TpuConfig.gin_files, or both
-    TpuConfig.run = 'base-2p5b'
-    TpuConfig.accelerator = 'v5p-32'
+include 'gin_configs/olmo/pretrain_2p5b.gin'      # or TpuConfig.gin_files, or both
+TpuConfig.run = 'base-2p5b'
+TpuConfig.accelerator = 'v5p-32'
 """
 
 import dataclasses
@@ -152,13 +152,18 @@ def read(
 def make(tpu: TpuConfig, bound: Mapping[str, Bound]) -> RunSpec:
     """Checks a run. `bound` says where fields were bound, and holds what the gin files bind of the experiment."""
     tpu = dataclasses.replace(tpu, bucket=tpu.bucket.removeprefix("gs://").rstrip("/"))
-    owner = tpu.owner or re.sub(r"[^a-z0-9]+", "-", getpass.getuser().lower()).strip("-")[:16]
+    owner = tpu.owner or default_owner()
     for field, right, what, mend in _rules(tpu, owner):
         if not right:
             name = f"TpuConfig.{field}"
             raise UserError(f"{name} {what}", where=bound[name].where if name in bound else None, mend=mend)
     one = _slice(tpu, bound)
     return RunSpec(tpu, owner, dataclasses.replace(one, count=tpu.slices), _experiment(tpu, bound))
+
+
+def default_owner() -> str:
+    """Whoever is logged in, as labels allow it."""
+    return re.sub(r"[^a-z0-9]+", "-", getpass.getuser().lower()).strip("-")[:16].rstrip("-")
 
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
@@ -199,8 +204,18 @@ def _rules(tpu: TpuConfig, owner: str) -> list[tuple[str, bool, str, str | None]
             f"must be gs://NAME, got {tpu.bucket!r}",
             "folders go into TpuConfig.prefix",
         ),
-        ("prefix", bool(_PATH.fullmatch(tpu.prefix)), f"must be a folder such as 'anchortrain', got {tpu.prefix!r}", None),
-        ("mount", bool(re.fullmatch(rf"/{_PATH.pattern}", tpu.mount)), f"must be an absolute path, got {tpu.mount!r}", None),
+        (
+            "prefix",
+            bool(_PATH.fullmatch(tpu.prefix)),
+            f"must be a folder such as 'anchortrain', got {tpu.prefix!r}",
+            None,
+        ),
+        (
+            "mount",
+            bool(re.fullmatch(rf"/{_PATH.pattern}", tpu.mount)),
+            f"must be an absolute path, got {tpu.mount!r}",
+            None,
+        ),
         (
             "max_hours",
             0 < tpu.max_hours <= 24 * 366,
@@ -221,7 +236,12 @@ def _rules(tpu: TpuConfig, owner: str) -> list[tuple[str, bool, str, str | None]
         ("upload_seconds", tpu.upload_seconds > 0, "must be positive", None),
         ("env", secret is None, f"has {secret}, which looks like a secret", "name it in TpuConfig.secrets instead"),
         ("env", not variables, f"has {variables[:1]}, which is no name of a variable", None),
-        ("env", "TPU_SKIP_MDS_QUERY" not in tpu.env, "must not have TPU_SKIP_MDS_QUERY: jax would not find the pod", None),
+        (
+            "env",
+            "TPU_SKIP_MDS_QUERY" not in tpu.env,
+            "must not have TPU_SKIP_MDS_QUERY: jax would not find the pod",
+            None,
+        ),
         ("secrets", not names, "must hold names in Secret Manager, not the secrets themselves", None),
         (
             "internal_ips",
@@ -269,7 +289,9 @@ def _beside(name: str, where: str) -> Path:
 
 
 # What may differ when a run is continued, see docs/parallelism.md.
-_FREE = re.compile(r"(Mesh|Checkpoint|Evaluate)Config\.|RunConfig\.(log_every|compiler_profile) |ModelConfig\.(remat|attention) ")
+_FREE = re.compile(
+    r"(Mesh|Checkpoint|Evaluate)Config\.|RunConfig\.(log_every|compiler_profile) |ModelConfig\.(remat|attention) "
+)
 
 
 def differences(old: str, new: str) -> list[str]:

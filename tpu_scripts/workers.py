@@ -129,9 +129,7 @@ class Workers:
     def _ask(self, verb: str, slice_index: int, worker: int) -> tuple[tuple[int, int], tuple[bool, str]]:
         spec, machine = self._context.spec, self._ready.machine
         at = (slice_index, worker)
-        words = parameters(
-            spec, self._attempt, *at, self._package, self._constraints, machine.zone, machine.ttl or 0.0
-        )
+        words = parameters(spec, self._attempt, *at, self._package, self._constraints, machine.zone, machine.ttl or 0.0)
         args = ssh_arguments(spec, machine.zone, *at, remote_command(verb, words))
         try:
             text = self._context.gcloud.run(args, timeout=_SECONDS[verb], tries=3, changes=True)

@@ -61,10 +61,12 @@ mount_bucket() {
     sudo curl -fsSL -o "$key" https://packages.cloud.google.com/apt/doc/apt-key.gpg || fail "cannot fetch gcsfuse's key"
     echo "deb [signed-by=$key] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main" |
       sudo tee "$list" >/dev/null
-    sudo apt-get -o DPkg::Lock::Timeout=300 -qq update && sudo apt-get -o DPkg::Lock::Timeout=300 -qq install -y gcsfuse ||
-      fail "cannot install gcsfuse"
+    # Right after the first boot another apt-get may hold the lock.
+    sudo apt-get -o DPkg::Lock::Timeout=300 -qq update
+    sudo apt-get -o DPkg::Lock::Timeout=300 -qq install -y gcsfuse || fail "cannot install gcsfuse"
   fi
-  sudo mkdir -p "$where" && sudo chown "$(id -u):$(id -g)" "$where" || fail "cannot make $where"
+  sudo mkdir -p "$where" || fail "cannot make $where"
+  sudo chown "$(id -u):$(id -g)" "$where" || fail "cannot own $where"
   # No cache of what is there: workers must see each other's files. Orbax renames a checkpoint's folder when it is whole.
   gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --rename-dir-limit=1000000 "$BUCKET" "$where" ||
     fail "cannot mount gs://$BUCKET; may the machine's service account read and write it?"
@@ -85,7 +87,9 @@ preflight() {
   fi
   cd "$MOUNT/$BUCKET" || fail "$MOUNT/$BUCKET is not mounted"
   local probe="$FOLDER/.probe-$SLICE-$WORKER"
-  mkdir -p "$FOLDER" && echo ok >"$probe" && [[ $(<"$probe") == ok ]] || fail "cannot write to gs://$BUCKET"
+  mkdir -p "$FOLDER" || fail "cannot write to gs://$BUCKET"
+  echo ok >"$probe" || fail "cannot write to gs://$BUCKET"
+  [[ $(<"$probe") == ok ]] || fail "cannot read from gs://$BUCKET"
   rm -f "$probe"
   local facts
   facts=$("$VENV/bin/python" -c '
@@ -201,7 +205,14 @@ main() {
   STATE=$HOME/.anchortrain/$RUN
   VENV=$HOME/.anchortrain/venv-$PACKAGE_HASH
   mkdir -p "$STATE"
-  "$VERB"
+  case $VERB in
+    bootstrap) bootstrap ;;
+    preflight) preflight ;;
+    launch) launch ;;
+    run) run ;;
+    guard) guard ;;
+    *) fail "unknown verb $VERB" ;;
+  esac
   exit
 }
 
