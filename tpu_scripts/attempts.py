@@ -35,7 +35,7 @@ class Attempt:
 def read(context: Context) -> list[Attempt]:
     """All attempts, in order."""
     storage, found = context.storage, {}
-    names = {one.url.rpartition("/")[2] for one in storage.list(context.url("attempts/*"))}
+    names = {one.url.rpartition("/")[2] for one in storage.objects(context.url("attempts/*"))}
     for name in sorted(names):
         if match := re.fullmatch(r"(\d+)\.json", name):
             entry = storage.read_json(context.url(f"attempts/{name}")) or {}
@@ -88,7 +88,7 @@ class Reports:
 def reports(context: Context, number: int) -> Reports:
     """Of attempt `number`; one listing, however many workers there are."""
     exits, heard = {}, {}
-    for one in context.storage.list(context.url(f"logs/attempt-{number}/**")):
+    for one in context.storage.objects(context.url(f"logs/attempt-{number}/**")):
         match = re.search(r"/slice-(\d+)/worker-(\d+)\.(log|exit-(\d+))$", one.url)
         if not match:
             continue

@@ -61,7 +61,7 @@ def log_lines(context: Context, number: int | None, workers: Sequence[tuple[int,
     """
     where = "attempt-*" if number is None else f"attempt-{number}"
     found = {}
-    for one in context.storage.list(context.url(f"logs/{where}/**")):
+    for one in context.storage.objects(context.url(f"logs/{where}/**")):
         match = re.search(r"/attempt-(\d+)/slice-(\d+)/worker-(\d+)\.log$", one.url)
         if match and (not workers or (int(match[2]), int(match[3])) in workers):
             found[one.url] = f"{match[1]} {match[2]}/{match[3]}"

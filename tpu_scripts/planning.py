@@ -30,7 +30,7 @@ def plan(spec: RunSpec, cache: Path, say: Callable[[str], None]) -> dict[str, An
             gin_file.write_text(spec.experiment, encoding="utf-8")
             command = [sys.executable, "-m", "anchortrain", "plan", "--gin_file", str(gin_file)]
             command += ["--slice", spec.where.name, "--json", "--no_sampler"]
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode not in (0, 1):
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             what = last.removeprefix("anchortrain: error: ")

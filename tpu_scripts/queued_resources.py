@@ -118,7 +118,7 @@ class QueuedResources:
         found = self._gcloud.find(self._args("queued-resources", "describe", zone, name))
         return self._machine(found, zone) if found else None
 
-    def list(self, zone: str) -> list[Machine]:
+    def every(self, zone: str) -> list[Machine]:
         """All that these scripts made, whoever's."""
         found = self._gcloud.json(self._args("queued-resources", "list", zone)) or []
         return [one for one in (self._machine(entry, zone) for entry in found) if one.is_ours]

@@ -39,7 +39,7 @@ def survey(
     for project, zone in places:
         machines = QueuedResources(gcloud, journal, project)
         seen = {}
-        for one in machines.list(zone):
+        for one in machines.every(zone):
             if one.labels["owner"] == owner:
                 seen[one.name] = (one.labels, one.state, one.ttl)
         for node in machines.nodes(zone, {"app": APP, "owner": owner}):

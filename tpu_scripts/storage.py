@@ -53,7 +53,7 @@ class Storage:
         """Copies a local file."""
         self._gcloud.run(["storage", "cp", path, url], timeout=600, changes=True)
 
-    def list(self, pattern: str) -> list[Object]:
+    def objects(self, pattern: str) -> list[Object]:
         """Objects that match; `**` crosses slashes. Folders are left out."""
         try:
             text = self._gcloud.run(["storage", "ls", pattern, "--long"])

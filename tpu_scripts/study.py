@@ -34,7 +34,7 @@ def members(tpu: TpuConfig, study: TpuStudyConfig, bound: dict[str, Bound]) -> l
     hours = sum(one.spec.chip_hours for one in found)
     if study.max_chip_hours and hours > study.max_chip_hours:
         raise UserError(
-            f"{len(found)} runs may take {hours:.0f} chip-hours, TpuStudyConfig.max_chip_hours is {study.max_chip_hours:g}",
+            f"{len(found)} runs may take {hours:.0f} chip-hours; max_chip_hours is {study.max_chip_hours:g}",
             mend="lower TpuConfig.max_hours, or raise it",
         )
     return found
