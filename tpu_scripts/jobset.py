@@ -59,7 +59,7 @@ def manifests(spec: RunSpec, deadline: float) -> list[dict[str, Any]]:
 def _pod(spec: RunSpec) -> dict[str, Any]:
     tpu, chips = spec.tpu, chips_each_host(spec.where)
     environment = {"JAX_COORDINATOR_PORT": str(COORDINATOR_PORT), "PYTHONUNBUFFERED": "1", **tpu.env}
-    environment.setdefault("ANCHORTRAIN_CACHE", f"{spec.url}/xla_cache")
+    environment.setdefault("ANCHORTRAIN_CACHE", f"{tpu.mount}/{spec.bucket}/{spec.folder}/xla_cache")
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in environment.items()]
     for name, secret in tpu.secrets.items():  # a Kubernetes secret of the same name, synchronised from Secret Manager
         env.append({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": "latest"}}})

@@ -44,7 +44,7 @@ def parameters(
     tpu = spec.tpu
     delete = ["compute", "tpus", "queued-resources", "delete", spec.name, f"--project={tpu.project}", f"--zone={zone}"]
     environment = {"JAX_COORDINATOR_PORT": str(COORDINATOR_PORT), "PYTHONUNBUFFERED": "1", **tpu.env}
-    environment.setdefault("ANCHORTRAIN_CACHE", f"{spec.url}/xla_cache")
+    environment.setdefault("ANCHORTRAIN_CACHE", f"{tpu.mount}/{spec.bucket}/{spec.folder}/xla_cache")
     values: dict[str, str | Sequence[str]] = {
         "RUN": tpu.run,
         "ATTEMPT": str(attempt),

@@ -53,6 +53,7 @@ class World:
 
     def execute(self, argv, stdin, timeout) -> Result:
         self.time += 1.0
+        self.cloud.advance()  # first what was lost, then what the trainer has done since
         self.pod.advance()
         number = next(self.calls)
         if self.kill is not None and number >= self.kill:

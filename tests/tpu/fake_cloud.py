@@ -9,7 +9,8 @@ The scenario, a dict:
     zones             zone -> "stockout" (waits for ever), "failed", "quota" (refuses), "denied"
     faults            [{"verb", "nth", "times", "kind"}]: what calls of a verb fail with; kinds are below
     events            [{"after", "what"}]: seconds after the nth machine became ACTIVE; "suspend", "preempt_node",
-                      "vanish", "fail"; one for each machine, in order; None for none
+                      "vanish", "fail"; one for each machine, in order; None for none. "checkpoint" for "after": once
+                      there is one of so many steps
 """
 
 import fnmatch
@@ -123,8 +124,8 @@ class FakeCloud:
                 else:
                     one["state"] = "ACTIVE"
             event = one["event"]
-            if event and one["state"] == "ACTIVE" and now >= one["active_at"] + event["after"]:
-                one["event"], one["lost_at"] = None, one["active_at"] + event["after"]
+            if event and one["state"] == "ACTIVE" and self._is_due(event, one):
+                one["event"], one["lost_at"] = None, one["active_at"] + event.get("after", 0)
                 self.on_loss(one)
                 if event["what"] == "vanish":
                     del self.state["machines"][key]
@@ -132,6 +133,12 @@ class FakeCloud:
                     one["node_state"] = "PREEMPTED"
                 else:
                     one["state"] = {"suspend": "SUSPENDED", "fail": "FAILED"}[event["what"]]
+
+    def _is_due(self, event, one):
+        if "checkpoint" in event:  # one of at least so many steps
+            found = (re.search(r"/train/checkpoints/(\d+)/", name) for name, _, _ in self.store.items())
+            return any(match and int(match[1]) >= event["checkpoint"] for match in found)
+        return self.now() >= one["active_at"] + event["after"]
 
     # -- commands --------------------------------------------------------------------------------
 
