@@ -277,6 +277,10 @@ def _experiment(tpu: TpuConfig, bound: Mapping[str, Bound]) -> str:
             f"MeshConfig.slices is {slices.value}, TpuConfig.slices {tpu.slices}", where=slices.where, mend="remove it"
         )
     check_values(build(Experiment, found), {name: one.where for name, one in found.items()})
+    for name, one in found.items():
+        if "gs://" in repr(one.value):
+            what = f"{name} names gs://, which training does not read"
+            raise UserError(what, where=one.where, mend="write the path in the bucket, such as 'prepared/docs'")
     if not found.get("DataConfig.train", Bound({}, "")).value:
         raise UserError("the experiment has no DataConfig.train", mend="name gin files in TpuConfig.gin_files")
     return "".join(f"{name} = {found[name].value!r}\n" for name in sorted(found))

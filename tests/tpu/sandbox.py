@@ -21,12 +21,14 @@ _SHIMS = {
     "mountpoint": '[ -L "$2" ]',
     "gcsfuse": 'while [ $# -gt 2 ]; do shift; done\nmkdir -p "$FAKE_GCLOUD_DIR/buckets/$1"\n'
     'rmdir "$2" && ln -s "$FAKE_GCLOUD_DIR/buckets/$1" "$2"',
-    "systemd-run": 'unit=\nwhile [ "${1#--}" != "$1" ]; do\ncase $1 in --unit=*) unit=${1#--unit=} ;; esac; shift; done\n'
+    "systemd-run": 'unit=\nwhile [ "${1#--}" != "$1" ]; do\n'
+    "case $1 in --unit=*) unit=${1#--unit=} ;; esac; shift; done\n"
     'mkdir -p "$HOME/units"\nsetsid "$@" </dev/null >"$HOME/units/$unit.out" 2>&1 &\n'
     'echo $! >"$HOME/units/$unit.pid"',
     "systemctl": '[ "$1" = stop ] || exit 1\n'
     '[ -e "$HOME/units/$2.pid" ] || exit 5\npid=$(cat "$HOME/units/$2.pid")\n'
-    'kill -TERM "$pid" 2>/dev/null || exit 0\nfor i in $(seq 100); do kill -0 "$pid" 2>/dev/null || exit 0; sleep 0.1; done',
+    'kill -TERM "$pid" 2>/dev/null || exit 0\n'
+    'for i in $(seq 100); do kill -0 "$pid" 2>/dev/null || exit 0; sleep 0.1; done',
     "python3.12": '[ "$1" = -c ] && exit 0\nmkdir -p "$3/bin"\ncp "$FAKE_GCLOUD_DIR/bin/venv-python" "$3/bin/python"',
     "venv-python": '[ "$1 $2" = "-m pip" ] && { echo "$@" >>"$HOME/pip.log"; exit 0; }\n'
     'if [ "$1 $2 $3" = "-m anchortrain train" ] && [ "{trainer}" = toy ]; then shift 3; exec toy-trainer "$@"; fi\n'
@@ -35,7 +37,8 @@ _SHIMS = {
     "toy-trainer": 'gin=$2 out=$4\n[ -e "$gin" ] || { echo "anchortrain: error: no such gin file"; exit 2; }\n'
     'last=$(ls "$out/checkpoints" 2>/dev/null | sort -n | tail -1)\nstep=${last:-0}\n'
     'echo "${step}" >>"$FAKE_GCLOUD_DIR/starts-$JAX_PROCESS_ID"\n'
-    'trap \'save; echo stopped; exit 130\' TERM\nsave() { [ "$JAX_PROCESS_ID" = 0 ] && mkdir -p "$out/checkpoints/$step" '
+    "trap 'save; echo stopped; exit 130' TERM\n"
+    'save() { [ "$JAX_PROCESS_ID" = 0 ] && mkdir -p "$out/checkpoints/$step" '
     '&& touch "$out/checkpoints/$step/data"; }\necho "secret: ${WANDB:+given}"\n'
     "while [ $step -lt 40 ]; do step=$((step + 1)); sleep ${TOY_SECONDS:-0.05}; echo step $step\n"
     "[ $((step % 10)) = 0 ] && save; done\n"
