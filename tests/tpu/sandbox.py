@@ -77,7 +77,8 @@ class Sandbox:
         self.change(hosts=2, env=passed | (env or {}), **scenario)
         own = [f"TpuConfig.mount = {str(folder / 'gcs')!r}", "TpuConfig.poll_seconds = 0.3"]
         own.append("TpuConfig.upload_seconds = 0.5")
-        (folder / "run.gin").write_text("\n".join([*BINDINGS, *own, *bindings]) + "\n")
+        lines = {line.partition("=")[0]: line for line in [*BINDINGS, *own, *bindings]}  # a later one replaces
+        (folder / "run.gin").write_text("\n".join(lines.values()) + "\n")
 
     @staticmethod
     def _script(path: Path, text: str) -> None:

@@ -84,7 +84,7 @@ def test_every_command_is_one_that_gcloud_has(world, tmp_path):
         lines.add(" ".join([*positional, *(a for a in flags if a.startswith("--"))]))
     remote = [line.strip() for line in SCRIPT.read_text().splitlines() if "gcloud secrets versions access" in line]
     assert remote
-    lines.add("gcloud secrets versions access latest --secret=s --project=my-project")
+    lines.add("gcloud secrets versions access latest --secret=s --project=my-project --quiet")
     path = tmp_path / "commands.json"
     path.write_text(json.dumps([{"command_string": line} for line in sorted(lines)]))
     done = subprocess.run(["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={path}"], capture_output=True)

@@ -86,7 +86,7 @@ def test_an_interrupt_deletes_the_machine(sandbox):
 
 
 def test_the_guard_deletes_what_nobody_watches(sandbox):
-    one = sandbox(["TpuConfig.max_hours = 0.002"])  # 7 seconds
+    one = sandbox(["TpuConfig.max_hours = 0.006"])  # 22 seconds
     assert one.run("launch").returncode == 0
     deadline = time.monotonic() + 60
     while one.machines:

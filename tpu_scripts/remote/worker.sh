@@ -162,7 +162,7 @@ run() {
   cd "$MOUNT/$BUCKET" || exit 1
   (
     for pair in ${SECRETS[@]+"${SECRETS[@]}"}; do # into the process's memory, and nowhere else
-      value=$(gcloud secrets versions access latest --secret="${pair#*=}" --project="$PROJECT") ||
+      value=$(gcloud secrets versions access latest --secret="${pair#*=}" --project="$PROJECT" --quiet) ||
         { echo "anchortrain: cannot read the secret ${pair#*=}"; exit 78; }
       export "${pair%%=*}=$value"
     done
