@@ -18,7 +18,7 @@ from anchortrain.errors import UserError
 from tpu_scripts import attempts, doctor, jobset, observe, planning, provision, study
 from tpu_scripts import spec as specs
 from tpu_scripts.context import Context
-from tpu_scripts.gcloud import Gcloud
+from tpu_scripts.gcloud import Clock, Gcloud
 from tpu_scripts.journal import Journal, default_directory
 from tpu_scripts.queued_resources import when
 from tpu_scripts.reaping import reap, survey
@@ -254,8 +254,8 @@ def _study(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     found = study.members(tpu, config, bound)
     stopping = threading.Event()
 
-    def context(one: study.Member, tell: Callable[[str], None] = say) -> Context:
-        return Context(one.spec, gcloud, journal, tell)
+    def context(one: study.Member) -> Context:
+        return Context(one.spec, gcloud, journal, say)
 
     if args.status:
         for one in found:
@@ -268,13 +268,14 @@ def _study(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
         return 0
 
     def one_run(one: study.Member) -> None:
-        stoppable = Gcloud(execute=gcloud._execute, clock=_StoppingClock(stopping, gcloud.clock), say=say)
+        stoppable = gcloud.with_clock(_StoppingClock(stopping, gcloud.clock))
         at = Context(one.spec, stoppable, journal, lambda line: say(f"{one.spec.tpu.run}: {line}"))
         with journal.lock(one.spec.name):
             try:
                 submit(at, no_plan=args.no_plan)
-            except Interrupted:
+            except Interrupted:  # which also cut off the deletion: it is done with a clock that waits
                 provision.tear_down(context(one))
+                raise UserError("interrupted, its machine is deleted") from None
 
     def interrupt(number: int, _frame: object) -> None:
         if stopping.is_set():
@@ -295,10 +296,10 @@ def _study(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     return 0
 
 
-class _StoppingClock:
+class _StoppingClock(Clock):
     """A clock whose sleeper wakes, with Interrupted, once the study is to stop."""
 
-    def __init__(self, stopping: threading.Event, clock: object) -> None:
+    def __init__(self, stopping: threading.Event, clock: Clock) -> None:
         self._stopping, self._clock = stopping, clock
 
     def time(self) -> float:

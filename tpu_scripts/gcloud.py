@@ -119,6 +119,10 @@ class Gcloud:
         """`say` is told of every second try. With `dry_run` what would change something is said instead of done."""
         self._execute, self.clock, self._say, self.dry_run = execute, clock or Clock(), say, dry_run
 
+    def with_clock(self, clock: Clock) -> "Gcloud":
+        """The same, but it waits as `clock` does."""
+        return Gcloud(execute=self._execute, clock=clock, say=self._say, dry_run=self.dry_run)
+
     def run(
         self,
         args: Sequence[str],

@@ -30,11 +30,9 @@ def plan(spec: RunSpec, cache: Path, say: Callable[[str], None]) -> dict[str, An
             gin_file.write_text(spec.experiment, encoding="utf-8")
             command = [sys.executable, "-m", "anchortrain", "plan", "--gin_file", str(gin_file)]
             command += ["--slice", spec.where.name, "--json", "--no_sampler"]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)  # its progress and errors are seen
         if done.returncode not in (0, 1):
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            what = last.removeprefix("anchortrain: error: ")
-            raise UserError(f"the run cannot be planned: {what}", mend="--no_plan goes on without")
+            raise UserError("the run cannot be planned, see above", mend="mend it, or go on without: --no_plan")
         record = json.loads(done.stdout)[0]
         write_json_atomic(path, record)
     if record["fits"]:

@@ -90,7 +90,7 @@ def _member(
         gin_files=(*map(fill, tpu.gin_files), *map(fill, study.methods[method])),
         gin_bindings=(*map(fill, tpu.gin_bindings), *more),
     )
-    where = bound.get("TpuConfig.gin_files") or bound["TpuStudyConfig.methods"]
+    where = bound.get("TpuConfig.gin_files", bound["TpuStudyConfig.methods"])
     return Member(
         size, method, seed, specs.make(one, bound | {"TpuConfig.gin_files": where}), name(start) if start else ""
     )

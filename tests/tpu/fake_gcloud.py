@@ -43,7 +43,7 @@ def main() -> int:
     argv, stdin = ["gcloud", *sys.argv[1:]], None
     if argv[1:4] == ["storage", "cp", "-"]:
         stdin = sys.stdin.read()
-    pending = []
+    pending, lost = [], []
 
     def ssh(machine, node, worker, command):  # without the lock: workers call gcloud, too
         pending.append((machine, node, worker, command))
@@ -52,7 +52,7 @@ def main() -> int:
     with open(ROOT / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         state = json.loads((ROOT / "state.json").read_text())
-        cloud = FakeCloud(state, Folder(ROOT / "buckets"), time.time, ssh, lose)
+        cloud = FakeCloud(state, Folder(ROOT / "buckets"), time.time, ssh, lost.append)
         kill = None
         if "FAKE_WORKER" not in os.environ:
             state["callers"] = state.get("callers", 0) + 1
@@ -68,6 +68,8 @@ def main() -> int:
         partial = ROOT / "state.json.partial"
         partial.write_text(json.dumps(state))
         partial.rename(ROOT / "state.json")
+    for machine in lost:  # once it is written down: the one that asked for it may be on the machine
+        lose(machine)
     for machine, node, worker, command in pending:
         there = home(machine, node, worker)
         there.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,11 @@ def test_a_worker_that_is_stopped_goes_on_from_its_last_step(sandbox):
     assert end["outcome"] == "stopped" and starts(one) == [0, end["step"]] and end["step"] % 10
 
 
-@pytest.mark.parametrize("call, applied", [(1, 0), (6, 1), (9, 1), (12, 1), (15, 1), (20, 1), (30, 0), (45, 1)])
+KILLS = [(9, 1), (12, 1), (20, 1)]
+MORE = [(1, 0), (6, 1), (8, 0), (10, 1), (14, 0), (15, 1), (17, 1), (25, 0), (30, 0), (45, 1)]
+
+
+@pytest.mark.parametrize("call, applied", [*KILLS, *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE)])
 def test_sigkill_then_reap_and_then_submit(sandbox, call, applied):
     one = sandbox(kill=[call, applied])
     assert one.run("submit", "--no_plan").returncode == -signal.SIGKILL
@@ -83,6 +87,22 @@ def test_an_interrupt_deletes_the_machine(sandbox):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err.endswith("tpu_scripts: interrupted\n") and one.machines == []
+
+
+def test_an_interrupted_study_leaves_no_machine(sandbox):
+    one = sandbox(
+        ["TpuStudyConfig.sizes = ('a', 'b')", "TpuStudyConfig.methods = {'m': ()}", "TpuStudyConfig.concurrency = 2"],
+        env={"TOY_SECONDS": "2"},
+    )
+    process = one.start("study", "--yes", "--no_plan")
+    deadline = time.monotonic() + 90
+    while not (one.cloud / "starts-0").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=90)
+    print(out, err)
+    assert process.returncode == 130 and one.machines == [] and "r-b-m-s0: interrupted" in err
 
 
 def test_the_guard_deletes_what_nobody_watches(sandbox):

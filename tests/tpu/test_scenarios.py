@@ -8,6 +8,8 @@ import pytest
 
 from tests.tpu.conftest import World
 from tests.tpu.fake_pod import CHECKPOINT_STEPS
+from tpu_scripts.gcloud import Gcloud
+from tpu_scripts.storage import Storage
 
 TWO_ZONES = ["TpuConfig.zones = ('us-east5-a', 'us-east5-b')"]
 SUSPEND = {"after": 300, "what": "suspend"}
@@ -84,6 +86,21 @@ def test_preemptions_do_not_count_as_crashes(world):
     one = world(events=[{"after": 60, "what": "suspend"}] * 8)
     assert one.run("submit") == 0
     assert_well(one)
+
+
+def test_a_node_that_goes_before_it_is_ready_is_not_waited_for(world):
+    one = world(ready=300, events=[{"after": 10, "what": "preempt_node"}])
+    began = one.time
+    assert one.run("submit") == 0 and one.cloud.state["made"] == 2
+    assert one.time - began < 1800  # what a machine is given to become ready
+    assert_well(one)
+
+
+def test_an_object_whose_answer_got_lost_is_ours(world):
+    one = world(faults=[{"verb": "storage cp", "nth": 1, "kind": "503", "applied": True}])
+    clock = type("Clock", (), {"time": lambda _: one.time, "sleep": lambda _, s: one.sleep(s)})()
+    storage = Storage(Gcloud(execute=one.execute, clock=clock))
+    assert storage.create("gs://bucket/x", "mine") and not storage.create("gs://bucket/x", "other")
 
 
 def test_steps_by_hand_are_those_of_submit(world, capsys):
