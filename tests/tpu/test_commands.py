@@ -14,7 +14,7 @@ import yaml
 from anchortrain.errors import UserError
 from tests.tpu.conftest import BINDINGS, spec
 from tests.tpu.fake_pod import parameters
-from tpu_scripts import jobset, planning, study
+from tpu_scripts import jobset, packages, planning, study
 from tpu_scripts import spec as specs
 from tpu_scripts.gcloud import Kind, Result, classify, reason
 from tpu_scripts.journal import Journal
@@ -266,6 +266,13 @@ def test_jobset_refuses_a_name_that_pods_could_not_have():
 def test_newer_chips_need_gke(world, capsys):
     assert world().run("create", bindings=["TpuConfig.accelerator = 'tpu7x-16'"]) == 2
     assert "use `render-jobset` and GKE" in capsys.readouterr().err
+
+
+def test_workers_are_not_given_a_version_of_libtpu_that_jax_refuses():
+    text = (ROOT / "constraints.txt").read_text()
+    found = packages.worker_constraints(text)
+    assert "libtpu==" in text and "libtpu==" not in found and "jax==" in found
+    assert len(text.splitlines()) - len(found.splitlines()) == 1
 
 
 STUDY = [
