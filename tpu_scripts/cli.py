@@ -18,7 +18,7 @@ from anchortrain.errors import UserError
 from tpu_scripts import attempts, doctor, jobset, observe, planning, provision, study
 from tpu_scripts import spec as specs
 from tpu_scripts.context import Context
-from tpu_scripts.gcloud import Clock, Gcloud
+from tpu_scripts.gcloud import Clock, Gcloud, cut_off
 from tpu_scripts.journal import Journal, default_directory
 from tpu_scripts.queued_resources import when
 from tpu_scripts.reaping import reap, survey
@@ -281,6 +281,7 @@ def _study(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
         if stopping.is_set():
             raise Interrupted
         stopping.set()
+        cut_off(lambda argv: "ssh" in argv)
         say("stopping: machines are being deleted; a second interrupt leaves that to `reap`")
 
     if threading.current_thread() is threading.main_thread():

@@ -73,9 +73,9 @@ class Context:
                 raise UserError(what, where=self.spec.url, mend="choose another TpuConfig.run, or set it back")
         deadline = record["created"] + 3600 * self.spec.tpu.max_hours
         if deadline <= now:
-            raise UserError(
-                f"its {self.spec.tpu.max_hours:g} hours are over", where=self.spec.url, mend="raise TpuConfig.max_hours"
-            )
+            what = f"its {self.spec.tpu.max_hours:g} hours are over"
+            mend = "raise TpuConfig.max_hours to go on; `down` deletes what may be left"
+            raise UserError(what, where=self.spec.url, mend=mend)
         self.storage.write(self.url(EXPERIMENT), self.spec.experiment)
         return deadline
 

@@ -4,6 +4,7 @@ Arguments are lists and never pass a local shell. Nothing secret is ever an argu
 the machine that needs them.
 """
 
+import contextlib
 import enum
 import json
 import os
@@ -73,6 +74,15 @@ class Clock:
 
 
 Execute = Callable[[Sequence[str], str | None, float], Result]
+_running: dict[int, Sequence[str]] = {}  # process id, which is that of its group -> arguments
+
+
+def cut_off(which: Callable[[Sequence[str]], bool]) -> None:
+    """Ends running commands by their arguments: threads that wait for them cannot be interrupted."""
+    for pid, argv in list(_running.items()):
+        if which(argv):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGTERM)
 
 
 def execute(argv: Sequence[str], stdin: str | None, timeout: float) -> Result:
@@ -92,6 +102,7 @@ def execute(argv: Sequence[str], stdin: str | None, timeout: float) -> Result:
     except FileNotFoundError:
         what = f"{argv[0]} is not installed"
         raise UserError(what, mend="https://docs.cloud.google.com/sdk/docs/install") from None
+    _running[process.pid] = argv
     try:
         stdout, stderr = process.communicate(stdin, timeout)
     except subprocess.TimeoutExpired:
@@ -102,6 +113,8 @@ def execute(argv: Sequence[str], stdin: str | None, timeout: float) -> Result:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
         raise
+    finally:
+        _running.pop(process.pid, None)
     return Result(process.returncode, stdout, stderr)
 
 

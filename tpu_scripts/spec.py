@@ -289,6 +289,8 @@ def _experiment(tpu: TpuConfig, bound: Mapping[str, Bound]) -> str:
 def _beside(name: str, where: str) -> Path:
     """As gin's `include`: beside the file that names it, then as it is given."""
     near = Path(where.rpartition(":")[0]).parent / name
+    if not near.exists() and not Path(name).exists():
+        raise UserError(f"no such gin file: {name}", where=where, mend="paths are taken from there, or from here")
     return near if near.exists() else Path(name)
 
 

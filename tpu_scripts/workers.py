@@ -16,7 +16,7 @@ from pathlib import Path
 from anchortrain.errors import UserError
 from tpu_scripts.accelerators import chips_each_host, hosts_each
 from tpu_scripts.context import EXPERIMENT, Context
-from tpu_scripts.gcloud import GcloudError, Kind
+from tpu_scripts.gcloud import GcloudError, Kind, cut_off
 from tpu_scripts.provision import Ready
 from tpu_scripts.spec import RunSpec
 
@@ -117,7 +117,12 @@ class Workers:
         # The first alone: it registers the ssh key, which several at once would do over each other.
         found = dict([self._ask(verb, *self.all[0])])
         with ThreadPoolExecutor(_SSH_AT_ONCE) as pool:
-            found |= dict(pool.map(lambda at: self._ask(verb, *at), self.all[1:]))
+            try:
+                found |= dict(pool.map(lambda at: self._ask(verb, *at), self.all[1:]))
+            except BaseException:  # an interrupt must not wait for an installation
+                pool.shutdown(wait=False, cancel_futures=True)
+                cut_off(lambda argv: "ssh" in argv and self._context.spec.name in argv)
+                raise
         failed = {at: said for at, (ok, said) in found.items() if not ok}
         if failed:
             at, said = next(iter(failed.items()))

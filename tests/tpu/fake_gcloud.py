@@ -71,6 +71,8 @@ def main() -> int:
     for machine in lost:  # once it is written down: the one that asked for it may be on the machine
         lose(machine)
     for machine, node, worker, command in pending:
+        if worker:  # the first is asked alone, the others side by side
+            time.sleep(state["scenario"].get("ssh_seconds", 0))
         there = home(machine, node, worker)
         there.mkdir(parents=True, exist_ok=True)
         hosts = state["scenario"].get("hosts", 2)

@@ -188,7 +188,7 @@ def test_the_reason_is_one_line():
         ("TpuConfig.package = 'anchortrain'", "every worker and attempt must install the same"),
         ("TpuConfig.internal_ips = True", "needs TpuConfig.tunnel_through_iap = True"),
         ("TpuConfig.zone = 'a'", "unknown field 'zone' of TpuConfig; did you mean 'zones'?"),
-        ("TpuConfig.gin_files = ('absent.gin',)", "absent.gin: no such gin file"),
+        ("TpuConfig.gin_files = ('absent.gin',)", "no such gin file: absent.gin"),
         ("MeshConfig.slices = 2", "MeshConfig.slices is 2, TpuConfig.slices 1"),
         ("ModelConfig.d_model = 'x'", "ModelConfig.d_model must be of type int"),
         ("RunConfig.init_from = 'gs://bucket/base'", "RunConfig.init_from names gs://, which training does not read"),
@@ -273,6 +273,14 @@ def test_workers_are_not_given_a_version_of_libtpu_that_jax_refuses():
     found = packages.worker_constraints(text)
     assert "libtpu==" in text and "libtpu==" not in found and "jax==" in found
     assert len(text.splitlines()) - len(found.splitlines()) == 1
+
+
+def test_the_examples_are_valid(capsys, world, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    one = specs.load(["gin_configs/tpu/pretrain_2p5b.gin"])
+    assert one.where.chips == 16 and one.chip_hours == 1536 and "RunConfig.accumulation = 4\n" in one.experiment
+    found = study.members(*specs.read(["gin_configs/tpu/study.gin"]))
+    assert len(found) == 12 and sum(member.spec.chip_hours for member in found) == 9216
 
 
 STUDY = [

@@ -89,6 +89,18 @@ def test_an_interrupt_deletes_the_machine(sandbox):
     assert process.returncode == 130 and err.endswith("tpu_scripts: interrupted\n") and one.machines == []
 
 
+def test_an_interrupt_does_not_wait_for_an_installation(sandbox):
+    one = sandbox(ssh_seconds=100)
+    process = one.start("submit", "--no_plan")
+    deadline = time.monotonic() + 60
+    while sum("ssh" in argv for argv in one.state.get("argv", [])) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and one.machines == []
+
+
 def test_an_interrupted_study_leaves_no_machine(sandbox):
     one = sandbox(
         ["TpuStudyConfig.sizes = ('a', 'b')", "TpuStudyConfig.methods = {'m': ()}", "TpuStudyConfig.concurrency = 2"],

@@ -107,7 +107,7 @@ print(json.dumps(found, sort_keys=True, separators=(",", ":")))') || fail "the p
 }
 
 start_unit() { # NAME VERB
-  sudo systemd-run --quiet --collect --uid="$(id -u)" --gid="$(id -g)" --unit="$1" --setenv=HOME="$HOME" \
+  sudo systemd-run --quiet --collect --uid="$(id -u)" --gid="$(id -g)" --unit="$1" --setenv=HOME="$HOME" --setenv=PATH="$PATH" \
     --property=KillMode=mixed --property=TimeoutStopSec=120 "$BASH" "$0" "$2" "$PARAMETERS"
 }
 
