@@ -91,10 +91,14 @@ def _kept_or_deleted(context: Context, keep: bool) -> Iterator[None]:
         if keep and not isinstance(error, UserError):
             context.say(f"{context.spec.name} is kept; `supervise` goes on, `down` deletes it")
         else:
-            with _deaf(context):
-                provision.tear_down(context)
+            try:
+                with _deaf(context):
+                    provision.tear_down(context)
+            except UserError as second:  # what ended the run must be heard, too
+                context.say(f"NOT DELETED, `down` or `reap` must do it: {second}")
         raise
-    provision.tear_down(context)
+    with _deaf(context):
+        provision.tear_down(context)
 
 
 @contextlib.contextmanager

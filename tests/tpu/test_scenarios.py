@@ -75,6 +75,16 @@ def test_a_run_that_cannot_go_on_leaves_nothing(world, capsys, scenario, binding
     assert_well(one)
 
 
+def test_a_machine_that_cannot_be_deleted_is_said_loudly_and_stays_known(world, capsys):
+    one = world(crashes={0: (50, (2, 2))}, faults=[{"verb": "delete", "nth": 1, "times": 1, "kind": "denied"}])
+    assert one.run("submit") == 2
+    said = capsys.readouterr().err
+    assert "training refused to go on: step 5" in said and "NOT DELETED, `down` or `reap` must do it" in said
+    assert one.cloud.left() and one.journal.open()
+    assert one.run("reap", "--all", "--delete") == 0
+    assert_well(one)
+
+
 def test_three_crashes_that_get_further_are_no_loop(world):
     one = world(crashes={n: (150, (1, 75)) for n in range(6)})
     assert one.run("submit") == 0
