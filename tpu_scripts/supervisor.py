@@ -20,7 +20,7 @@ _SILENT_SECONDS = 900.0  # after which a worker whose log is not uploaded any mo
 _STRAGGLE_SECONDS = 300.0  # that workers may go on after one has failed: jax needs minutes to give up a frozen host
 _SAY_SECONDS = 600.0
 _USER_ERROR, _INTERRUPTED, _NO_SECRET = 2, 130, 78
-_KILLED = (137, 143)
+_KILLED, _TERMINATED = 137, 143  # the latter: stopped before it could handle that
 
 
 class Supervisor:
@@ -155,7 +155,9 @@ class Supervisor:
                 at = next(at for at, code in exits.items() if code == wrong)
                 raise UserError(f"training refused to go on: {self._last_line(attempt, at)}", mend=self._log_command())
         # Stopped with a checkpoint, as before maintenance; a neighbour may have noticed only that its peer is gone.
-        stopped = codes <= {_INTERRUPTED, EXIT_PEER_LOST, *_KILLED} and _INTERRUPTED in codes
+        stopped = codes <= {_INTERRUPTED, EXIT_PEER_LOST, _KILLED, _TERMINATED} and bool(
+            codes & {_INTERRUPTED, _TERMINATED}
+        )
         outcome = attempts.STOPPED if stopped else attempts.CRASHED
         attempts.end(context, attempt, outcome)
         context.say(f"attempt {attempt.number} {outcome} at step {context.step()} (exit codes {names})")

@@ -53,6 +53,9 @@ def test_launching_is_locked_per_attempt(sandbox):
 def test_a_worker_that_is_stopped_goes_on_from_its_last_step(sandbox):
     one = sandbox(env={"TOY_SECONDS": "0.3"})
     assert one.run("launch").returncode == 0
+    while len(list(one.cloud.glob("starts-*"))) < 2:
+        time.sleep(0.1)
+    time.sleep(1.0)  # until both have taken a step
     for path in one.cloud.glob("vms/*/*/units/anchortrain-r-0.pid"):
         os.kill(int(path.read_text()), signal.SIGTERM)  # what systemd does before maintenance
     assert one.run("supervise").returncode == 0

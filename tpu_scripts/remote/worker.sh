@@ -153,9 +153,10 @@ run() {
   if compgen -G "$STATE/attempt-$ATTEMPT.exit-*" >/dev/null; then
     exit 0
   fi
-  local log=$STATE/attempt-$ATTEMPT.log remote=$LOGS/slice-$SLICE/worker-$WORKER code pid='' uploader stopping='' pair
-  # A stop that comes early must not be lost; the trainer saves and ends by itself.
-  trap 'stopping=1; [[ -n $pid ]] && kill -TERM "$pid" 2>/dev/null' TERM INT
+  local log=$STATE/attempt-$ATTEMPT.log remote=$LOGS/slice-$SLICE/worker-$WORKER code pid='' uploader stop pair
+  stop=$STATE/attempt-$ATTEMPT.stop
+  # A stop that comes early must not be lost, so there is a file, too; the trainer saves and ends by itself.
+  trap 'touch "$stop"; [[ -n $pid ]] && kill -TERM "$pid" 2>/dev/null' TERM INT
   for pair in ${ENVIRONMENT[@]+"${ENVIRONMENT[@]}"}; do
     export "${pair?}"
   done
@@ -166,10 +167,10 @@ run() {
         { echo "anchortrain: cannot read the secret ${pair#*=}"; exit 78; }
       export "${pair%%=*}=$value"
     done
+    [[ -e $stop ]] && exit 143
     exec "$VENV/bin/python" -m anchortrain "${TRAIN[@]}"
   ) > >(stamp >>"$log") 2>&1 </dev/null 8>&- &
   pid=$!
-  [[ -n $stopping ]] && kill -TERM "$pid" 2>/dev/null
   (while sleep "$UPLOAD_SECONDS"; do upload "$log" "$remote.log"; done) </dev/null >/dev/null 2>&1 8>&- &
   uploader=$!
   while kill -0 "$pid" 2>/dev/null; do
