@@ -16,7 +16,11 @@ from anchortrain.errors import UserError
 from anchortrain.nearest import suggest
 
 # Classes that one command alone reads, for who gives their file to another.
-_ELSEWHERE = {"RehearsalConfig": "rehearse"}
+_ELSEWHERE = {
+    "RehearsalConfig": "anchortrain rehearse",
+    "TpuConfig": "python -m tpu_scripts",
+    "TpuStudyConfig": "python -m tpu_scripts",
+}
 
 
 class Bound(NamedTuple):
@@ -150,7 +154,7 @@ class _Reader:
         if selector in self._schema:
             return
         if command := _ELSEWHERE.get(selector):
-            raise UserError(f"{selector} belongs to `anchortrain {command}`", where=where, mend="use that command")
+            raise UserError(f"{selector} belongs to `{command}`", where=where, mend="use that command")
         raise UserError(f"unknown class {selector!r}", where=where, mend=suggest(selector, self._schema))
 
     def resolved(self) -> dict[tuple[str, str], Bound]:

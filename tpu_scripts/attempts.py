@@ -1,0 +1,100 @@
+"""Attempts of a run, as its bucket knows them: when each began, on which machine, and how it ended.
+
+attempts/N.json        written before attempt N is launched
+attempts/N.end.json    how it ended, and the last checkpoint then
+logs/attempt-N/slice-S/worker-W.log, worker-W.exit-CODE
+"""
+
+import dataclasses
+import datetime
+import json
+import re
+import secrets
+from collections.abc import Mapping
+
+from tpu_scripts.context import Context
+
+CRASHES = 3  # in a row, without a new checkpoint between them: a loop
+
+# How an attempt ended. Only crashes count towards a loop.
+FINISHED, CRASHED, PREEMPTED, STOPPED = "finished", "crashed", "preempted", "stopped"
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One start of the training on all workers."""
+
+    number: int
+    machine: str  # time at which the machine was created: tells it from others of its name
+    step: int  # last checkpoint at the start
+    time: float  # of the start, seconds since the epoch
+    outcome: str = ""  # "" while it lasts
+    end_step: int = 0
+
+
+def read(context: Context) -> list[Attempt]:
+    """All attempts, in order."""
+    storage, found = context.storage, {}
+    names = {one.url.rpartition("/")[2] for one in storage.objects(context.url("attempts/*"))}
+    for name in sorted(names):
+        if match := re.fullmatch(r"(\d+)\.json", name):
+            entry = storage.read_json(context.url(f"attempts/{name}")) or {}
+            end = {}
+            if f"{match[1]}.end.json" in names:
+                end = storage.read_json(context.url(f"attempts/{match[1]}.end.json")) or {}
+            found[int(match[1])] = Attempt(
+                int(match[1]),
+                entry.get("machine", ""),
+                entry.get("step", 0),
+                entry.get("time", 0.0),
+                end.get("outcome", ""),
+                end.get("step", 0),
+            )
+    return [found[number] for number in sorted(found)]
+
+
+def begin(context: Context, number: int, machine: str) -> Attempt | None:
+    """Records an attempt; None when somebody else has taken its number."""
+    entry = {"machine": machine, "step": context.step(), "time": context.clock.time(), "token": secrets.token_hex(8)}
+    if not context.storage.create(context.url(f"attempts/{number}.json"), json.dumps(entry)):
+        return None
+    return Attempt(number, machine, entry["step"], entry["time"])
+
+
+def end(context: Context, attempt: Attempt, outcome: str) -> Attempt:
+    """Records how an attempt ended; the first to say so is believed."""
+    entry = {"outcome": outcome, "step": context.step(), "time": context.clock.time()}
+    context.storage.create(context.url(f"attempts/{attempt.number}.end.json"), json.dumps(entry))
+    return dataclasses.replace(attempt, outcome=outcome, end_step=entry["step"])
+
+
+def is_loop(attempts: list[Attempt]) -> bool:
+    """Whether the last crashes were in vain. Preemptions and stops in between are not held against a run."""
+    crashes = [one for one in attempts if one.outcome == CRASHED][-CRASHES:]
+    if len(crashes) < CRASHES:
+        return False
+    later = [one for one in attempts if one.number >= crashes[0].number]
+    return max(one.end_step for one in later if one.outcome) <= crashes[0].step
+
+
+@dataclasses.dataclass(frozen=True)
+class Reports:
+    """What the workers of an attempt have left in the bucket."""
+
+    exits: Mapping[tuple[int, int], int]  # (slice, worker) -> exit code
+    heard: Mapping[tuple[int, int], float]  # (slice, worker) -> last upload of its log, seconds since the epoch
+
+
+def reports(context: Context, number: int) -> Reports:
+    """Of attempt `number`; one listing, however many workers there are."""
+    exits, heard = {}, {}
+    for one in context.storage.objects(context.url(f"logs/attempt-{number}/**")):
+        match = re.search(r"/slice-(\d+)/worker-(\d+)\.(log|exit-(\d+))$", one.url)
+        if not match:
+            continue
+        at = int(match[1]), int(match[2])
+        if match[4] is not None:
+            exits[at] = int(match[4])
+        else:
+            heard[at] = datetime.datetime.fromisoformat(one.updated).timestamp()
+    return Reports(exits, heard)

@@ -1,0 +1,368 @@
+"""`python -m tpu_scripts COMMAND`: the commands, and how their errors end.
+
+Exit code: 0, 1 when something that was asked about is not well (doctor, status of a failed run), 2 for mistakes and for
+runs that cannot go on, 130 when interrupted.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from anchortrain.errors import UserError
+from tpu_scripts import attempts, doctor, jobset, observe, planning, provision, study
+from tpu_scripts import spec as specs
+from tpu_scripts.context import Context
+from tpu_scripts.gcloud import Clock, Gcloud, cut_off
+from tpu_scripts.journal import Journal, default_directory
+from tpu_scripts.queued_resources import when
+from tpu_scripts.reaping import reap, survey
+from tpu_scripts.supervisor import Supervisor
+
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT, SIGTERM or SIGHUP."""
+
+
+def main(argv: Sequence[str] | None = None, *, gcloud: Gcloud | None = None, journal: Journal | None = None) -> int:
+    """Runs one command; returns the exit code. `gcloud` and `journal` are given by tests."""
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    gcloud = gcloud or Gcloud(say=say, dry_run=getattr(args, "dry_run", False))
+    journal = journal or Journal(default_directory())
+    try:
+        with _signals():
+            return _COMMANDS[args.command][0](args, gcloud, journal)
+    except UserError as error:
+        print(f"tpu_scripts: error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("tpu_scripts: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def say(line: str) -> None:
+    """Progress goes to stderr, results to stdout."""
+    print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """A terminal that closes and a `kill` are as an interrupt: what is paid for is deleted on the way out."""
+
+    def handle(number: int, _frame: object) -> None:
+        raise Interrupted
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# -- the commands -----------------------------------------------------------------------------------
+
+
+def _context(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> Context:
+    return Context(specs.load(args.gin_file, args.gin_bindings), gcloud, journal, say)
+
+
+@contextlib.contextmanager
+def _kept_or_deleted(context: Context, keep: bool) -> Iterator[None]:
+    """Whatever ends the body, the machine does not stay; unless the user wants it to."""
+    try:
+        yield
+    except BaseException as error:
+        if keep and not isinstance(error, UserError):
+            context.say(f"{context.spec.name} is kept; `supervise` goes on, `down` deletes it")
+        else:
+            try:
+                with _deaf(context):
+                    provision.tear_down(context)
+            except UserError as second:  # what ended the run must be heard, too
+                context.say(f"NOT DELETED, `down` or `reap` must do it: {second}")
+        raise
+    with _deaf(context):
+        provision.tear_down(context)
+
+
+@contextlib.contextmanager
+def _deaf(context: Context) -> Iterator[None]:
+    """While machines are deleted, the first further signals only say so; a third ends the command."""
+    count = 0
+
+    def handle(number: int, _frame: object) -> None:
+        nonlocal count
+        count += 1
+        if count > 2:
+            raise Interrupted
+        context.say(f"deleting {context.spec.name}; if this is cut off, `down` or `reap` must do it")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _prepare(context: Context, no_plan: bool) -> float:
+    """What comes before anything is paid for; returns the deadline."""
+    record = None if no_plan else planning.plan(context.spec, context.journal.directory, context.say)
+    context.say(planning.describe(context.spec, record))
+    doctor.region_of_bucket(context)
+    return context.register()
+
+
+def submit(context: Context, *, no_plan: bool = False, keep: bool = False) -> None:
+    """Everything, from the plan to the end of the run; the machine is gone afterwards."""
+    if context.is_finished():
+        context.say(f"finished already: {context.spec.url}/train")
+        provision.tear_down(context)
+        return
+    _prepare(context, no_plan)
+    with _kept_or_deleted(context, keep):
+        Supervisor(context).run()
+
+
+def _submit(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
+    context = _context(args, gcloud, journal)
+    with journal.lock(context.spec.name):
+        submit(context, no_plan=args.no_plan, keep=args.keep)
+    return 0
+
+
+def _create(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
+    context = _context(args, gcloud, journal)
+    with journal.lock(context.spec.name):
+        deadline = _prepare(context, args.no_plan)
+        machine = provision.create(context, deadline)
+        print(f"{machine.name} in {machine.zone}: {machine.state}, deleted by {when(deadline)} at the latest")
+    return 0
+
+
+def _wait(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
+    context = _context(args, gcloud, journal)
+    with journal.lock(context.spec.name):
+        ready = provision.ensure(context, context.deadline())
+        print(f"{ready.machine.name} in {ready.machine.zone}: ready, {sum(n.endpoints for n in ready.nodes)} workers")
+    return 0
+
+
+def _launch(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
+    context = _context(args, gcloud, journal)
+    with journal.lock(context.spec.name):
+        ready = provision.ensure(context, context.register())
+        attempt = Supervisor(context).launch(ready)
+    if attempt is None:
+        raise UserError("the machine was no good and was deleted", mend="run the command again")
+    print(f"attempt {attempt.number} runs on {ready.machine.name}")
+    return 0
+
+
+def _supervise(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
+    context = _context(args, gcloud, journal)
+    with journal.lock(context.spec.name):
+        if not context.is_finished():
+            context.register()
+        with _kept_or_deleted(context, args.keep):
+            Supervisor(context).run()
+    return 0
+
+
+def _down(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
+    context = _context(args, gcloud, journal)
+    count = provision.tear_down(context)
+    print(f"{context.spec.name}: {count or 'no'} machine{'s' * (count != 1)} deleted; {context.spec.url} stays")
+    return 0
+
+
+def _status(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
+    print("\n".join(observe.status(_context(args, gcloud, journal))))
+    return 0
+
+
+def _logs(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
+    context = _context(args, gcloud, journal)
+    try:
+        workers = [tuple(map(int, one.split("/"))) for one in args.worker]
+        assert all(len(one) == 2 for one in workers)
+    except (ValueError, AssertionError):
+        raise UserError(f"must be SLICE/WORKER, got {args.worker}", where="--worker") from None
+    number = args.attempt
+    if number is None and not args.all:
+        known = attempts.read(context)
+        number = known[-1].number if known else None
+    for line in observe.log_lines(context, number, workers):
+        print(line)
+    return 0
+
+
+def _reap(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
+    places, owner = journal.places(), args.owner
+    if args.gin_file or args.gin_bindings:
+        spec = specs.load(args.gin_file, args.gin_bindings)
+        places = [(spec.tpu.project, zone) for zone in spec.tpu.zones] + places
+        owner = owner or spec.owner
+    if args.project:
+        places = [(args.project, zone) for zone in args.zone] + places
+    owner = owner or specs.default_owner()
+    places = list(dict.fromkeys(places))
+    if not places:
+        raise UserError("nothing was created from here", mend="name a gin file, or --project and --zone")
+    found = survey(gcloud, journal, places, owner, everything=args.all)
+    for one in found:
+        time_left = "no readable ttl" if one.ttl is None else f"until {when(one.ttl)}"
+        print(f"{'delete' if one.is_due else 'keep':6}  {one.name}  {one.zone}  {one.state}  {time_left}")
+    if not args.delete:
+        print(f"{sum(one.is_due for one in found)} of {len(found)} would be deleted; --delete does it")
+        return 0
+    print(f"{reap(gcloud, journal, found)} deleted")
+    return 0
+
+
+def _doctor(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
+    well = True
+    for what, right, said in doctor.examine(_context(args, gcloud, journal)):
+        print(f"{'ok  ' if right else 'FAIL'}  {what}: {said}", flush=True)
+        well = well and right
+    return 0 if well else 1
+
+
+def _render_jobset(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
+    spec = specs.load(args.gin_file, args.gin_bindings)
+    print(jobset.render(jobset.manifests(spec, gcloud.clock.time() + 3600 * spec.tpu.max_hours)), end="")
+    return 0
+
+
+def _study(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
+    tpu, config, bound = specs.read(args.gin_file, args.gin_bindings)
+    found = study.members(tpu, config, bound)
+    stopping = threading.Event()
+
+    def context(one: study.Member) -> Context:
+        return Context(one.spec, gcloud, journal, say)
+
+    if args.status:
+        for one in found:
+            at = context(one)
+            print(f"{one.spec.tpu.run:40}  {observe.state(at):24} checkpoint {at.step()}")
+        return 0
+    print("\n".join(study.budget(found)), flush=True)
+    if not args.yes:
+        print("nothing was created; --yes submits")
+        return 0
+
+    def one_run(one: study.Member) -> None:
+        stoppable = gcloud.with_clock(_StoppingClock(stopping, gcloud.clock))
+        at = Context(one.spec, stoppable, journal, lambda line: say(f"{one.spec.tpu.run}: {line}"))
+        with journal.lock(one.spec.name):
+            try:
+                submit(at, no_plan=args.no_plan)
+            except Interrupted:  # which also cut off the deletion: it is done with a clock that waits
+                provision.tear_down(context(one))
+                raise UserError("interrupted, its machine is deleted") from None
+
+    def interrupt(number: int, _frame: object) -> None:
+        if stopping.is_set():
+            raise Interrupted
+        stopping.set()
+        cut_off(lambda argv: "ssh" in argv)
+        say("stopping: machines are being deleted; a second interrupt leaves that to `reap`")
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, interrupt)
+    failed = study.run(found, config.concurrency, one_run, say, stopping)
+    if stopping.is_set():
+        raise Interrupted
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(found)} runs failed: {', '.join(failed)}", mend="the same command goes on"
+        )
+    return 0
+
+
+class _StoppingClock(Clock):
+    """A clock whose sleeper wakes, with Interrupted, once the study is to stop."""
+
+    def __init__(self, stopping: threading.Event, clock: Clock) -> None:
+        self._stopping, self._clock = stopping, clock
+
+    def time(self) -> float:
+        return self._clock.time()
+
+    def sleep(self, seconds: float) -> None:
+        end = self.time() + seconds
+        while not self._stopping.is_set():
+            left = end - self.time()
+            if left <= 0:
+                return
+            self._clock.sleep(min(left, 0.5))
+        raise Interrupted
+
+
+_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, Gcloud, Journal], int], str]] = {
+    "submit": (_submit, "plan, create, wait, install, check, launch and supervise; deletes the machine at the end"),
+    "create": (_create, "ask for the machine"),
+    "wait": (_wait, "wait until every worker answers; what was preempted is made anew"),
+    "launch": (_launch, "install, check and start the training, detached"),
+    "supervise": (_supervise, "keep the run going until it is finished, then delete the machine"),
+    "status": (_status, "machine, workers, attempts and the last checkpoint"),
+    "logs": (_logs, "what all workers said, by time; also when the machine is gone"),
+    "down": (_down, "delete the machine of the run, until it is gone; logs and checkpoints stay"),
+    "reap": (_reap, "list your machines that outlived their time; --delete deletes them"),
+    "doctor": (_doctor, "look for what would stop a run"),
+    "render-jobset": (_render_jobset, "print a JobSet for GKE"),
+    "study": (_study, "sizes x methods x seeds: what they may cost; --yes submits them; --status shows all"),
+}
+_PLANNED, _KEEPING, _DRY = ("submit", "create", "study"), ("submit", "supervise"), ("create", "down", "reap")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tpu_scripts", allow_abbrev=False, description="Runs on Cloud TPUs; docs/tpu.md has the way through."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, text) in _COMMANDS.items():
+        one = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        one.add_argument("gin_file", nargs="*", type=Path, metavar="FILE", help="gin file that binds TpuConfig")
+        one.add_argument("--gin_bindings", action="append", default=[], metavar="BINDING", help="may be repeated")
+        if name in _PLANNED:
+            one.add_argument("--no_plan", action="store_true", help="do not compile the run beforehand")
+        if name in _KEEPING:
+            one.add_argument("--keep", action="store_true", help="when interrupted, leave the machine running")
+        if name in _DRY and name != "reap":
+            one.add_argument("--dry_run", action="store_true", help="print what would be changed, change nothing")
+        if name == "logs":
+            one.add_argument("--attempt", type=int, metavar="N", help="default the last one")
+            one.add_argument("--all", action="store_true", help="of all attempts")
+            one.add_argument("--worker", action="append", default=[], metavar="SLICE/WORKER", help="may be repeated")
+        if name == "reap":
+            one.add_argument("--delete", action="store_true", help="delete what is due; else it is only listed")
+            one.add_argument("--all", action="store_true", help="also what has time left")
+            one.add_argument("--owner", default="", help="default you")
+            one.add_argument("--project", default="", help="beside those that something was created in from here")
+            one.add_argument("--zone", action="append", default=[], help="of --project; may be repeated")
+        if name == "study":
+            one.add_argument("--yes", action="store_true", help="submit the runs")
+            one.add_argument("--status", action="store_true", help="show the state of every run")
+    return parser

@@ -1,0 +1,88 @@
+"""What the commands of one run share."""
+
+import dataclasses
+import json
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from anchortrain.errors import UserError
+from tpu_scripts.gcloud import Clock, Gcloud
+from tpu_scripts.journal import Journal
+from tpu_scripts.queued_resources import APP, QueuedResources
+from tpu_scripts.spec import RunSpec, differences
+from tpu_scripts.storage import Storage
+
+EXPERIMENT, RECORD, FINISHED = "experiment.gin", "run.json", "train/finished.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """A run, and the ways to reach what it consists of."""
+
+    spec: RunSpec
+    gcloud: Gcloud
+    journal: Journal
+    say: Callable[[str], None]
+
+    @property
+    def clock(self) -> Clock:
+        return self.gcloud.clock
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.gcloud)
+
+    @property
+    def machines(self) -> QueuedResources:
+        return QueuedResources(self.gcloud, self.journal, self.spec.tpu.project)
+
+    @property
+    def own_labels(self) -> dict[str, str]:
+        """What tells this run's machines from all others."""
+        return {"app": APP, "owner": self.spec.owner, "run": self.spec.tpu.run}
+
+    def url(self, name: str) -> str:
+        """Of an object of the run."""
+        return f"{self.spec.url}/{name}"
+
+    # -- the record of the run, in the bucket ----------------------------------------------------
+
+    def deadline(self) -> float:
+        """When the run's machines are to be gone, seconds since the epoch; counted from its first submission."""
+        record = self.storage.read_json(self.url(RECORD))
+        created = record["created"] if record else self.clock.time()
+        return created + 3600 * self.spec.tpu.max_hours
+
+    def register(self) -> float:
+        """Writes the run's record and its experiment, once; returns the deadline.
+
+        Raises UserError when the bucket has another run of this name, or the time is over.
+        """
+        now = self.clock.time()
+        record: dict[str, Any] = {"created": now, "owner": self.spec.owner, "token": secrets.token_hex(8)}
+        if not self.storage.create(self.url(RECORD), json.dumps(record)):
+            record = self.storage.read_json(self.url(RECORD))
+            if record["owner"] != self.spec.owner:
+                what = f"belongs to {record['owner']}, not to {self.spec.owner}"
+                raise UserError(what, where=self.spec.url, mend="choose another TpuConfig.run")
+            before = self.storage.read(self.url(EXPERIMENT))
+            differ = differences(before, self.spec.experiment) if before is not None else []
+            if differ:
+                what = f"was started with another experiment: {'; '.join(differ[:4])}"
+                raise UserError(what, where=self.spec.url, mend="choose another TpuConfig.run, or set it back")
+        deadline = record["created"] + 3600 * self.spec.tpu.max_hours
+        if deadline <= now:
+            what = f"its {self.spec.tpu.max_hours:g} hours are over"
+            mend = "raise TpuConfig.max_hours to go on; `down` deletes what may be left"
+            raise UserError(what, where=self.spec.url, mend=mend)
+        self.storage.write(self.url(EXPERIMENT), self.spec.experiment)
+        return deadline
+
+    def is_finished(self) -> bool:
+        return self.storage.read(self.url(FINISHED)) is not None
+
+    def step(self) -> int:
+        """The last checkpoint; 0 when there is none."""
+        names = self.storage.folders(self.url("train/checkpoints/"))
+        return max((int(name) for name in names if name.isdecimal()), default=0)
