@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan = parser.add_argument_group("plans", "the rest of a plan is drawn by the model")
     plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a tag that every plan has")
     plan.add_argument("--forbid", action="append", default=[], metavar="KEY=VALUE", help="a tag that no plan has")
+    plan.add_argument("--require", action="append", default=[], metavar="KEY", help="a key that every plan has")
     plan.add_argument("--prefix", default="", metavar="TEXT", help="how plans begin, as 'topic: fox; pla'")
     plan.add_argument("--plan", metavar="TEXT", help="the whole plan, as 'topic: fox; place: mill'")
     plan.add_argument("--distinct", action="store_true", help="no plan twice: drawn without replacement")
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     steering = Steering(
         fixed=parse_tags(args.set, where="--set"),
         forbidden=parse_tags(args.forbid, where="--forbid"),
+        required=tuple(args.require),
         prefix=args.prefix,
         plan=None if args.plan is None else parse_plan(args.plan, where="--plan"),
     )

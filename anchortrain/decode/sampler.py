@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from anchortrain.annotation import Tag
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.decode.engine import LEAST_PLACES, Drawn, Engine, Request
 from anchortrain.decode.grammar import GrammarKey
@@ -32,7 +31,7 @@ class Draw(NamedTuple):
 
 
 class Update(NamedTuple):
-    """How far a sample has come. None comes before its plan is settled: closed, and without a forbidden tag."""
+    """How far a sample has come. None comes before its plan is settled: closed, and accepted by its steering."""
 
     number: int
     sample: Sample
@@ -48,7 +47,7 @@ class _Job:
     config: SamplingConfig
     seed: int
     index: int
-    forbidden: frozenset[Tag]
+    steering: Steering
     steered: Steered | None
     phase: Phase | None = None
     stages: int = 0  # requests so far, in this attempt
@@ -102,8 +101,8 @@ class Sampler:
         if not 0 <= seed < 1 << 32:
             raise UserError(f"the seed must lie in 0..{(1 << 32) - 1}, got {seed}")
         steered = Steered(self.vocabulary, self.keys, steering, config) if steering else None
-        number, forbidden = next(self._numbers), frozenset(steering.forbidden)
-        job = _Job(number, tuple(prompt), config, seed, index, forbidden, steered)
+        number = next(self._numbers)
+        job = _Job(number, tuple(prompt), config, seed, index, steering, steered)
         self._begin(job)
         return number
 
@@ -174,7 +173,7 @@ class Sampler:
         if not last or not (drawn.finished or drawn.wellformed or drawn.roles[-1:] == [Role.TEXT]):
             return
         update = self._settled(job, drawn)
-        if job.forbidden.intersection(tags_of(update.sample, self.vocabulary) or ()):
+        if job.steering.redraws and not job.steering.accepts(tags_of(update.sample, self.vocabulary) or ()):
             self._forget(engine_number)
             job.attempt += 1
             self._again(job, self._begin)
@@ -187,9 +186,8 @@ class Sampler:
         """Goes on with a job by `draw`, or gives it up."""
         try:
             if job.attempt == ATTEMPTS:
-                tags = ", ".join(sorted(f"'{key}: {value}'" for key, value in job.forbidden))
-                what = f"none of {ATTEMPTS} plans was without {tags}"
-                raise UserError(what, mend="forbid less, or raise annotation_temperature")
+                what = f"none of {ATTEMPTS} plans was {job.steering.demands}"
+                raise UserError(what, mend="ask for less, or raise annotation_temperature")
             draw(job)
         except UserError as error:
             nothing = Sample("", job.index, [], [], False, False, 0.0, 0.0)
@@ -251,7 +249,7 @@ def sample(
       Rows as `decode.samples.to_row` describes them, in the order of the prompts.
 
     Raises:
-      UserError: for prompts or settings that cannot be used, when forbidden tags cannot be avoided, and when the model
+      UserError: for prompts or settings that cannot be used, when no plan is accepted, and when the model
         gives no finite numbers.
     """
     rows: list[dict[str, Any]] = [{}] * len(prompts)

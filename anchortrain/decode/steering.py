@@ -2,7 +2,8 @@
 
 A fixed tag stands where the model would have put it: tags are drawn one after another until a key comes up that does
 not belong before the fixed one, or the annotation would close; the fixed tag is put there, and drawing goes on after
-it. So what is drawn after a fixed tag is drawn given the tag. A forbidden tag is avoided by drawing again.
+it. So what is drawn after a fixed tag is drawn given the tag. Forbidden tags and missing keys are avoided by drawing
+again, so that plans are drawn from the model's own under that condition.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from anchortrain.decode.settings import SamplingConfig
 from anchortrain.errors import UserError
 from anchortrain.roles import Role
 
-ATTEMPTS = 256  # to draw a plan without forbidden tags
+ATTEMPTS = 256  # to draw a plan that is accepted
 
 # Tokens, about, of the shortest value, and of the closing delimiter.
 _SHORTEST_VALUE, _CLOSE = 2, 1
@@ -30,18 +31,20 @@ class Steering:
     Attributes:
       fixed: tags that the plan has. No other values of these keys are drawn.
       forbidden: tags that it may not have.
+      required: keys that it has, whatever the values.
       prefix: how the plan begins: `topic: fox; pla`. A value at its end may go on, unless `;` comes after it.
       plan: the whole plan, of which nothing is drawn; empty for an empty one.
     """
 
     fixed: tuple[Tag, ...] = ()
     forbidden: tuple[Tag, ...] = ()
+    required: tuple[str, ...] = ()
     prefix: str = ""
     plan: tuple[Tag, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.plan is not None and (self.fixed or self.forbidden or self.prefix):
-            raise UserError("a whole plan leaves nothing to fix or forbid", mend="give the plan alone")
+        if self.plan is not None and (self.fixed or self.forbidden or self.required or self.prefix):
+            raise UserError("a whole plan leaves nothing to fix, forbid or require", mend="give the plan alone")
         if both := set(self.fixed) & set(self.forbidden):
             tag = min(both)
             raise UserError(f"'{tag.key}: {tag.value}' is fixed and forbidden", mend="choose one of them")
@@ -52,7 +55,24 @@ class Steering:
         return (*self.fixed, *self.forbidden, *(self.plan or ()))
 
     def __bool__(self) -> bool:
-        return bool(self.tags or self.prefix or self.plan is not None)
+        return bool(self.tags or self.required or self.prefix or self.plan is not None)
+
+    @property
+    def redraws(self) -> bool:
+        """Whether a plan may have to be drawn again."""
+        return bool(self.forbidden or self.required)
+
+    def accepts(self, plan: Iterable[Tag]) -> bool:
+        """Whether a plan that was drawn has all required keys and no forbidden tag."""
+        tags = set(plan)
+        return tags.isdisjoint(self.forbidden) and {tag.key for tag in tags}.issuperset(self.required)
+
+    @property
+    def demands(self) -> str:
+        """In words, what `accepts` looks at."""
+        wanted = [f"with {', '.join(self.required)}"] * bool(self.required)
+        tags = ", ".join(f"'{key}: {value}'" for key, value in sorted(set(self.forbidden)))
+        return " and ".join(wanted + [f"without {tags}"] * bool(tags))
 
 
 UNSTEERED = Steering()
@@ -112,8 +132,8 @@ class Steered:
         if config.mode != "two_stage":
             what = f"plans are steered in mode two_stage, not {config.mode}"
             raise UserError(what, mend="leave out the tags, or the mode")
-        for tag in steering.tags:
-            self._check_key(tag.key)
+        for key in (*(tag.key for tag in steering.tags), *steering.required):
+            self._check_key(key)
         # A whole plan keeps its order; sorting keeps that of several values of a key.
         fixed = sorted(steering.fixed, key=lambda tag: self._keys.index(tag.key))
         self._fixed = tuple(fixed if steering.plan is None else steering.plan)

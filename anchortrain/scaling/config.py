@@ -86,6 +86,8 @@ class MeasureConfig:
     max_annotation_tokens: int = 40
     max_response_tokens: int = 160
     batch_size: int = 512
+    # Keys that plans must have: a base may plan for a prompt as for a later chunk of a document (docs/results.md).
+    require: tuple[str, ...] = ()
     # Directory of an `anchortrain annotate` job, whose annotator reads responses where there is no story world.
     annotate_job: str = ""
 
@@ -138,7 +140,7 @@ def _relations(scaling: Scaling) -> list[tuple[str, bool, str]]:
         **{
             f"MeasureConfig.{name}": value
             for name, value in dataclasses.asdict(measure).items()
-            if name not in ("top_k", "annotate_job")
+            if name not in ("top_k", "annotate_job", "require")
         },
         "SweepConfig.examples": min(sweep.examples, default=1),
         "SweepConfig.tokens": min(sweep.tokens, default=1),

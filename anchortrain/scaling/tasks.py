@@ -203,7 +203,8 @@ def _method_tasks(layout: Layout, cell: Cell) -> Iterator[Task]:
         bindings["RunConfig.tokens"] = cell.tokens
     bindings |= _rate(layout, cell.size, cell.method, study.posttrain_exponent)
     yield _train(layout, cell, f"train/{cell.run}", layout.run(cell), cell.method, bindings, tuple(needs))
-    how = ("--prompts", layout.prompts(cell), *(("--constrain",) if method.two_stage else ("--single_stage",)))
+    required = [part for key in layout.scaling.measure.require for part in ("--require", key)]
+    how = ("--prompts", layout.prompts(cell), *(["--constrain", *required] if method.two_stage else ["--single_stage"]))
     yield _sample(layout, cell, needs=(f"train/{cell.run}",), how=how)
 
 

@@ -47,6 +47,7 @@ class Extension(_Strict):
     mode: Literal["two_stage", "single_stage"] | None = None
     fixed: Tags = None
     forbidden: Tags = None
+    required: list[str] = []
     prefix: str | None = None
     plan: Tags = None
     return_annotation: bool = False

@@ -140,7 +140,7 @@ def _config(
 
 
 def _steering(extension: Extension, defaults: SamplingConfig) -> Steering:
-    given = [name for name in ("fixed", "forbidden", "prefix", "plan") if getattr(extension, name)]
+    given = [name for name in ("fixed", "forbidden", "required", "prefix", "plan") if getattr(extension, name)]
     if extension.plan is not None and "plan" not in given:
         given.append("plan")  # an empty plan is one
     if given and (extension.mode or defaults.mode) == "single_stage":
@@ -150,6 +150,7 @@ def _steering(extension: Extension, defaults: SamplingConfig) -> Steering:
         return Steering(
             fixed=extension.fixed or (),
             forbidden=extension.forbidden or (),
+            required=tuple(extension.required),
             prefix=extension.prefix or "",
             plan=extension.plan,
         )

@@ -29,7 +29,8 @@ def steering(rng: np.random.Generator, keys: list[str]) -> Steering:
     if kind == 1:
         text = "; ".join(f"{tag.key}: {tag.value}" for tag in tags(4))
         return Steering(prefix=text[: rng.integers(0, len(text) + 1)] + str(rng.choice(["", ";", "; ", "; h", ": "])))
-    return Steering(fixed=tags(3), forbidden=tags(3)) if kind < 4 else Steering()
+    required = (str(rng.choice(keys)),) if rng.random() < 0.2 else ()
+    return Steering(fixed=tags(3), forbidden=tags(3), required=required) if kind < 4 else Steering()
 
 
 def config(rng: np.random.Generator) -> SamplingConfig:
@@ -69,6 +70,7 @@ def check(update, config: SamplingConfig, steer: Steering, vocabulary: Vocabular
         return
     tags = parse(row["annotation_text"])
     assert [list(tag) for tag in tags] == row["annotation"] and not set(tags) & set(steer.forbidden)
+    assert {tag.key for tag in tags} >= set(steer.required)
     assert set(steer.fixed) <= set(tags) and steer.plan in (None, tags)
     named = [tag.key for tag in tags if tag.key in {fixed.key for fixed in steer.fixed}]
     assert len(named) == len(steer.fixed)

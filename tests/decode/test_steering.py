@@ -129,6 +129,23 @@ def test_forbidden_tags_are_avoided_or_refused(model, vocabulary, keys):
         steered(model, vocabulary, keys, n=1, config=cold, forbidden=(likeliest,))
 
 
+def test_required_keys_are_in_every_plan_and_nothing_else_changes(flat_model, vocabulary, keys):
+    """Plans that have them anyhow are those that were drawn without asking."""
+    rows = sample(flat_model(BOOST), vocabulary, prompts(64), CONFIG, keys=keys)
+    asked = steered(flat_model(BOOST), vocabulary, keys, n=64, required=("place",))
+    kept = 0
+    for row, other in zip(rows, asked, strict=True):
+        assert "place" in [key for key, _ in other["annotation"]]
+        if "place" in [key for key, _ in row["annotation"]]:
+            assert other["tokens"] == row["tokens"]
+            kept += 1
+    assert 3 < kept < 60
+    with pytest.raises(UserError, match="none of 256 plans was with hero, here and without 'hero: a'"):
+        cold = dataclasses.replace(CONFIG, annotation_temperature=0.0)
+        what = {"required": ("hero", "here"), "forbidden": (Tag("hero", "a"),)}
+        steered(flat_model(20.0), vocabulary, keys, n=1, config=cold, **what)
+
+
 def test_a_steered_sample_does_not_depend_on_its_neighbours(flat_model, vocabulary, keys):
     flat = flat_model(BOOST)
     kinds = [
@@ -207,6 +224,7 @@ def test_log_probabilities_are_of_what_was_drawn(model, vocabulary, keys):
     ("what", "message"),
     [
         ({"fixed": (Tag("villain", "wolf"),)}, "no key 'villain'.*hero, here, place"),
+        ({"required": ("villain",)}, "no key 'villain'"),
         ({"prefix": "villain: wolf"}, "no key 'villain'"),
         ({"prefix": "hero fox; "}, "must read 'key: value'"),
         ({"prefix": "x"}, "no key that is left begins with 'x'"),
