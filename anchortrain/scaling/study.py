@@ -29,7 +29,8 @@ def open_study(gin_files: Sequence[str], bindings: Sequence[str], out: str, *, n
     scaling = load(gin_files, bindings)
     layout = Layout(Path(out).absolute(), Path(gin_files[0]).absolute().parent, scaling, tuple(map(str, gin_files)))
     every = tasks(layout)  # finds what is wrong with the gin files before anything is written
-    path, now = layout.out / _SETTINGS, _settings(scaling) | _trainings(every)
+    # As it is read again: JSON knows no tuples.
+    path, now = layout.out / _SETTINGS, json.loads(json.dumps(_settings(scaling) | _trainings(every)))
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         begun = {task.name for task in every if task.settings and task.output.parent.exists()}
