@@ -118,4 +118,4 @@ def taken(update, asked, sampler: Sampler, samples: int, refusals: int) -> tuple
 def test_random_requests(flat_model, vocabulary, keys, count):
     sampler = Sampler(flat_model(1.0), vocabulary, keys, places=32, most_tokens=MOST)
     samples, refusals = drawn(sampler, keys, np.random.default_rng(count), count)
-    assert samples > 0.5 * count and refusals > 0.05 * count
+    assert samples > 0.4 * count and refusals > 0.05 * count

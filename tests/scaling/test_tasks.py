@@ -126,6 +126,11 @@ def test_a_study_may_grow_but_not_change(tmp_path):
     gin, out = [str(GIN / "laptop_reduced.gin")], str(tmp_path / "out")
     study.open_study(gin, ["StudyConfig.seeds = 1"], out)
     study.open_study(gin, ["StudyConfig.seeds = 4"], out)
+    required = "MeasureConfig.require = ['hero', 'place']"
+    for _ in range(2):
+        study.open_study(gin, [required], f"{out}_required")
+    with pytest.raises(UserError, match="was started with MeasureConfig.require"):
+        study.open_study(gin, [], f"{out}_required")
     with pytest.raises(UserError, match=r"was started with MeasureConfig.samples = 512, now it is 64"):
         study.open_study(gin, ["MeasureConfig.samples = 64"], out)
     more = ["StudyConfig.sizes = ['27k', '62k']", "StudyConfig.pretrain_tokens = {'27k': 4_000_000, '62k': 7}"]
