@@ -76,8 +76,8 @@ def _load(run_dir: str, config: "ServeConfig") -> "Starlette":  # noqa: F821
     """The application over the last checkpoint of a run, with its programs compiled."""
     from anchortrain import compilation_cache
     from anchortrain.checkpoint import load_run
-    from anchortrain.decode.sampler import Sampler
     from anchortrain.decode.settings import SamplingConfig
+    from anchortrain.decode.stream import Sampler
     from anchortrain.progress import Progress
     from anchortrain.serve.app import make_app
     from anchortrain.serve.service import Served

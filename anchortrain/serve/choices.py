@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from anchortrain.data.vocabulary import Vocabulary
-from anchortrain.decode.sampler import Update
 from anchortrain.decode.samples import Sample, to_row
+from anchortrain.decode.stream import Update
 from anchortrain.roles import ANNOTATION_ROLES, Role
 from anchortrain.serve.text import Decoding, DrawnToken, StopText
 

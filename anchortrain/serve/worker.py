@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from anchortrain.decode.loop import CHUNK
-from anchortrain.decode.sampler import Update
 from anchortrain.decode.settings import SamplingConfig
 from anchortrain.decode.steering import Steering
+from anchortrain.decode.stream import Update
 from anchortrain.errors import UserError
 
 # Tokens between two updates: few while somebody reads along, many where only the whole counts; but no more than take
@@ -39,7 +39,7 @@ class Draw(NamedTuple):
 
 
 class AnySampler(Protocol):
-    """What the worker needs of `decode.sampler.Sampler`."""
+    """What the worker needs of `decode.stream.Sampler`."""
 
     @property
     def in_flight(self) -> int: ...

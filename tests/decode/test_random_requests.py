@@ -6,10 +6,10 @@ import pytest
 from anchortrain.annotation import MAX_VALUE_CHARACTERS, Tag, parse
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.decode.prompts import encode_turns
-from anchortrain.decode.sampler import Sampler
 from anchortrain.decode.samples import to_row
 from anchortrain.decode.settings import SamplingConfig
 from anchortrain.decode.steering import Steering
+from anchortrain.decode.stream import Sampler
 from anchortrain.errors import UserError
 from anchortrain.roles import Role
 

@@ -9,10 +9,11 @@ import pytest
 from anchortrain.annotation import Tag, make_tag, pieces
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.decode.prompts import encode_turns
-from anchortrain.decode.sampler import Sampler, sample
+from anchortrain.decode.sampler import sample
 from anchortrain.decode.samples import to_row
 from anchortrain.decode.settings import SamplingConfig
 from anchortrain.decode.steering import Steering, parse_tags
+from anchortrain.decode.stream import Sampler
 from anchortrain.errors import UserError
 from anchortrain.roles import Role
 from tests.conftest import shared_data

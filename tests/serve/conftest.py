@@ -12,8 +12,8 @@ from flax import nnx
 
 from anchortrain.config import ModelConfig
 from anchortrain.data.vocabulary import Vocabulary
-from anchortrain.decode.sampler import Sampler
 from anchortrain.decode.settings import SamplingConfig
+from anchortrain.decode.stream import Sampler
 from anchortrain.model.transformer import Transformer
 from tests.serve.vocabularies import train_vocabulary
 
