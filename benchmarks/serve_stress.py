@@ -61,7 +61,7 @@ def main() -> int:
 def _tiny_run(path: Path) -> Path:
     from tests.serve.conftest import KEYS, tiny_model
     from tests.serve.runs import write_run
-    from tests.serve.vocabularies import train_vocabulary
+    from tests.vocabularies import train_vocabulary
 
     vocabulary = train_vocabulary(path.parent)
     return write_run(path, tiny_model(vocabulary), vocabulary, KEYS)

@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 
 from anchortrain.config import ModelConfig
-from anchortrain.data.vocabulary import CONTROLS, Vocabulary
+from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.model.transformer import Transformer
+from tests.vocabularies import train_vocabulary
 
 TEXTS = [
     "Tell me a story about the fox, please.",
@@ -20,22 +21,8 @@ TEXTS = [
 
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory) -> Vocabulary:
-    """Byte-level BPE with a few merges, so that keys are cut into several tokens and characters into bytes."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=310,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=list(CONTROLS),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXTS * 4, trainer)
-    path = tmp_path_factory.mktemp("vocabulary") / "tokenizer.json"
-    tokenizer.save(str(path))
-    return Vocabulary.from_path(path)
+    """Keys are cut into several tokens, and characters into bytes."""
+    return train_vocabulary(tmp_path_factory.mktemp("vocabulary"), TEXTS)
 
 
 @pytest.fixture(scope="session")

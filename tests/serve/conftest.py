@@ -15,7 +15,7 @@ from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.decode.settings import SamplingConfig
 from anchortrain.decode.stream import Sampler
 from anchortrain.model.transformer import Transformer
-from tests.serve.vocabularies import train_vocabulary
+from tests.vocabularies import train_vocabulary
 
 KEYS = ("hero", "place", "time-of-day")
 

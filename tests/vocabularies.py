@@ -1,17 +1,18 @@
-"""A tokenizer for the tests of this folder."""
+"""A tiny tokenizer for tests."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from anchortrain.data.vocabulary import CONTROLS, Vocabulary
 
-_TEXTS = [
+TEXTS = [
     "Tell me a story about the fox, please.",
     "hero: the old fox; place: mill by the river; time-of-day: late evening",
     "Once upon a time a fox lived at the mill of São Paulo’s café.\n\nThe end; so it was.",
 ]
 
 
-def train_vocabulary(folder: Path) -> Vocabulary:
+def train_vocabulary(folder: Path, texts: Sequence[str] = TEXTS) -> Vocabulary:
     """Byte-level BPE with a few merges, so that characters are cut into bytes and keys into several tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -24,7 +25,7 @@ def train_vocabulary(folder: Path) -> Vocabulary:
         special_tokens=list(CONTROLS),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_TEXTS * 4, trainer)
+    tokenizer.train_from_iterator([*texts] * 4, trainer)
     path = folder / "tokenizer.json"
     tokenizer.save(str(path))
     return Vocabulary.from_path(path)
