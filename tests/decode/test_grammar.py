@@ -5,14 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchortrain.annotation import AnnotationError, Tag, from_json, parse, pieces, render
+from anchortrain.annotation import MAX_VALUE_CHARACTERS, AnnotationError, Tag, from_json, parse, pieces, render
 from anchortrain.decode import grammar as grammars
 from anchortrain.decode.grammar import compile_grammar
 from anchortrain.errors import UserError
 from anchortrain.roles import Role
 
 KEYS = ["hero", "here", "place", "time-of-day"]
-_value = st.text(st.characters(codec="utf-8", exclude_characters=";\x7f\x85\u2028\u2029", exclude_categories=["Cc"]))
+_character = st.characters(codec="utf-8", exclude_characters=";\x7f\x85\u2028\u2029", exclude_categories=["Cc"])
+_value = st.text(_character, max_size=MAX_VALUE_CHARACTERS)
 _tag = st.tuples(st.sampled_from(KEYS), _value.map(str.strip).filter(bool))
 
 
