@@ -60,7 +60,7 @@ def sample(
       Rows as `decode.samples.to_row` describes them, in the order of the prompts.
 
     Raises:
-      UserError: for prompts or settings that cannot be used, when no plan is accepted, and when the model
+      UserError: for prompts or settings that cannot be used, when forbidden tags cannot be avoided, and when the model
         gives no finite numbers.
     """
     rows: list[dict[str, Any]] = [{}] * len(prompts)

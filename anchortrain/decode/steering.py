@@ -2,8 +2,8 @@
 
 A fixed tag stands where the model would have put it: tags are drawn one after another until a key comes up that does
 not belong before the fixed one, or the annotation would close; the fixed tag is put there, and drawing goes on after
-it. So what is drawn after a fixed tag is drawn given the tag. Forbidden tags and missing keys are avoided by drawing
-again, so that plans are drawn from the model's own under that condition.
+it. So what is drawn after a fixed tag is drawn given the tag. A required key is put in its place likewise, and its
+value is drawn. A forbidden tag is avoided by drawing again.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from anchortrain.decode.settings import SamplingConfig
 from anchortrain.errors import UserError
 from anchortrain.roles import Role
 
-ATTEMPTS = 256  # to draw a plan that is accepted
+ATTEMPTS = 256  # to draw a plan without forbidden tags
 
 # Tokens, about, of the shortest value, and of the closing delimiter.
-_SHORTEST_VALUE, _CLOSE = 2, 1
+_SHORTEST_VALUE, _CLOSE = 1, 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,23 +56,6 @@ class Steering:
 
     def __bool__(self) -> bool:
         return bool(self.tags or self.required or self.prefix or self.plan is not None)
-
-    @property
-    def redraws(self) -> bool:
-        """Whether a plan may have to be drawn again."""
-        return bool(self.forbidden or self.required)
-
-    def accepts(self, plan: Iterable[Tag]) -> bool:
-        """Whether a plan that was drawn has all required keys and no forbidden tag."""
-        tags = set(plan)
-        return tags.isdisjoint(self.forbidden) and {tag.key for tag in tags}.issuperset(self.required)
-
-    @property
-    def demands(self) -> str:
-        """In words, what `accepts` looks at."""
-        wanted = [f"with {', '.join(self.required)}"] * bool(self.required)
-        tags = ", ".join(f"'{key}: {value}'" for key, value in sorted(set(self.forbidden)))
-        return " and ".join(wanted + [f"without {tags}"] * bool(tags))
 
 
 UNSTEERED = Steering()
@@ -112,7 +95,7 @@ class Phase(NamedTuple):
     kept: int  # so many of these stood there before this phase; the others are of fixed tags
     value_ended: bool  # the last value that is given is complete
     grammar: GrammarKey  # for what follows
-    pending: tuple[Tag, ...]  # fixed tags that are not among those given
+    pending: tuple[Tag | str, ...]  # fixed tags and required keys that are not among what is given
     reserved: int  # tokens of the annotation's limit that later phases need
     last: bool  # annotation and response are drawn to their ends
 
@@ -134,13 +117,16 @@ class Steered:
             raise UserError(what, mend="leave out the tags, or the mode")
         for key in (*(tag.key for tag in steering.tags), *steering.required):
             self._check_key(key)
-        # A whole plan keeps its order; sorting keeps that of several values of a key.
-        fixed = sorted(steering.fixed, key=lambda tag: self._keys.index(tag.key))
-        self._fixed = tuple(fixed if steering.plan is None else steering.plan)
-        self._named = {tag.key for tag in self._fixed}
+        fixed = steering.fixed if steering.plan is None else steering.plan
+        self._named = {tag.key for tag in fixed}
         self._free = [] if steering.plan is not None else [key for key in self._keys if key not in self._named]
+        self._claimed: set[str] = set()  # keys of the prefix
         self._begun, self._value_ended, self._candidates = self._read_prefix(steering.prefix)
-        least = len(self._begun) + self._length(self._fixed, first=not self._begun) + _CLOSE
+        required = set(steering.required) - self._named - self._claimed
+        # A whole plan keeps its order; sorting keeps that of several values of a key.
+        items = fixed if steering.plan is not None else sorted((*fixed, *required), key=self._place)
+        self._items: tuple[Tag | str, ...] = tuple(items)
+        least = len(self._begun) + self._length(self._items, first=not self._begun) + _CLOSE
         if least > config.max_annotation_tokens:
             what = f"what is given of the plan takes {least} tokens with its end, max_annotation_tokens is"
             raise UserError(f"{what} {config.max_annotation_tokens}", mend="raise it, or give less")
@@ -148,10 +134,10 @@ class Steered:
     def first(self) -> Phase:
         """Raises nothing: what can be wrong was seen before."""
         if not self._candidates:
-            return self._next(self._begun, self._value_ended, self._fixed)
-        candidates, reserved = tuple(self._candidates), self._length(self._fixed) + _SHORTEST_VALUE + _CLOSE
+            return self._next(self._begun, self._value_ended, self._items)
+        candidates, reserved = tuple(self._candidates), self._length(self._items) + _SHORTEST_VALUE + _CLOSE
         key = GrammarKey("annotation", candidates, candidates, closes=False)
-        return Phase(self._begun, len(self._begun), self._value_ended, key, self._fixed, reserved, False)
+        return Phase(self._begun, len(self._begun), self._value_ended, key, self._items, reserved, False)
 
     def after(self, phase: Phase, drawn: Sequence[Pair]) -> Phase:
         """The phase after one in which `drawn` was drawn: up to the key or delimiter upon which it stopped."""
@@ -163,31 +149,40 @@ class Steered:
             kept.pop()
         return self._next(kept, bool(kept), phase.pending, due=True)
 
-    def _next(self, given: list[Pair], value_ended: bool, pending: tuple[Tag, ...], *, due: bool = False) -> Phase:
-        """Puts fixed tags where nothing comes before them, and says what to draw then.
+    def _next(
+        self, given: list[Pair], value_ended: bool, pending: tuple[Tag | str, ...], *, due: bool = False
+    ) -> Phase:
+        """Puts fixed tags and required keys where nothing comes before them, and says what to draw then.
 
         Args:
           due: it was drawn up to where the first of those pending belongs.
         """
         kept = len(given)
         while pending:
-            before = self._free[: sum(self._keys.index(key) < self._keys.index(pending[0].key) for key in self._free)]
+            item = pending[0]
+            before = self._free[: sum(self._place(key) < self._place(item) for key in self._free)]
             if not due and (before or (given and not value_ended)):
-                stops = (*self._free[len(before) :], *dict.fromkeys(tag.key for tag in pending))
+                stops = tuple(dict.fromkeys((*self._free[len(before) :], *map(_key_of, pending))))
                 key = GrammarKey("annotation", (*before, *stops), stops)
                 return Phase(given, kept, value_ended, key, pending, self._length(pending), False)
-            given, value_ended = given + self._tokens(pending[0], later=bool(given)), True
+            given, value_ended = given + self._tokens(item, later=bool(given)), isinstance(item, Tag)
             pending, due = pending[1:], False
         return Phase(given, kept, value_ended, GrammarKey(self._mode, tuple(self._free)), (), 0, True)
 
-    def _tokens(self, tag: Tag, *, later: bool) -> list[Pair]:
-        """Of a tag at the beginning of an annotation, or after another."""
+    def _place(self, item: Tag | str) -> int:
+        return self._keys.index(_key_of(item))
+
+    def _tokens(self, item: Tag | str, *, later: bool) -> list[Pair]:
+        """Of a tag, or of a key alone, at the beginning of an annotation, or after another."""
+        tag = item if isinstance(item, Tag) else Tag(item, "x")
         cut = pieces((tag, tag))[2:] if later else pieces((tag,))
+        cut = cut if isinstance(item, Tag) else cut[:1]
         return [(token, int(role)) for text, role in cut for token in self._vocabulary.encode(text)]
 
-    def _length(self, tags: Sequence[Tag], *, first: bool = False) -> int:
-        """Tokens of the tags at the beginning of an annotation, or after others."""
-        return sum(len(self._tokens(tag, later=i > 0 or not first)) for i, tag in enumerate(tags))
+    def _length(self, items: Sequence[Tag | str], *, first: bool = False) -> int:
+        """Tokens at the beginning of an annotation, or after others; of values that will be drawn, the fewest."""
+        drawn = sum(_SHORTEST_VALUE for item in items if not isinstance(item, Tag))
+        return drawn + sum(len(self._tokens(item, later=i > 0 or not first)) for i, item in enumerate(items))
 
     def _check_key(self, key: str) -> None:
         if key not in self._keys:
@@ -230,3 +225,8 @@ class Steered:
     def _claim(self, key: str, where: str) -> None:
         if key in self._named:
             raise UserError(f"{key!r} is fixed and in the prefix", where=where, mend="give it once")
+        self._claimed.add(key)
+
+
+def _key_of(item: Tag | str) -> str:
+    return item.key if isinstance(item, Tag) else item

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from anchortrain.annotation import Tag
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.decode.engine import Drawn, Engine, Request
 from anchortrain.decode.grammar import GrammarKey
@@ -21,7 +22,7 @@ from anchortrain.roles import Role
 
 
 class Update(NamedTuple):
-    """How far a sample has come. None comes before its plan is settled: closed, and accepted by its steering."""
+    """How far a sample has come. None comes before its plan is settled: closed, and without a forbidden tag."""
 
     number: int
     sample: Sample
@@ -37,7 +38,7 @@ class _Job:
     config: SamplingConfig
     seed: int
     index: int
-    steering: Steering
+    forbidden: frozenset[Tag]
     steered: Steered | None
     phase: Phase | None = None
     stages: int = 0  # requests so far, in this attempt
@@ -92,7 +93,7 @@ class Sampler:
             raise UserError(f"the seed must lie in 0..{(1 << 32) - 1}, got {seed}")
         steered = Steered(self.vocabulary, self.keys, steering, config) if steering else None
         number = next(self._numbers)
-        job = _Job(number, tuple(prompt), config, seed, index, steering, steered)
+        job = _Job(number, tuple(prompt), config, seed, index, frozenset(steering.forbidden), steered)
         self._begin(job)
         return number
 
@@ -163,7 +164,7 @@ class Sampler:
         if not last or not (drawn.finished or drawn.wellformed or drawn.roles[-1:] == [Role.TEXT]):
             return
         update = self._settled(job, drawn)
-        if job.steering.redraws and not job.steering.accepts(tags_of(update.sample, self.vocabulary) or ()):
+        if job.forbidden.intersection(tags_of(update.sample, self.vocabulary) or ()):
             self._forget(engine_number)
             job.attempt += 1
             self._again(job, self._begin)
@@ -176,8 +177,9 @@ class Sampler:
         """Goes on with a job by `draw`, or gives it up."""
         try:
             if job.attempt == ATTEMPTS:
-                what = f"none of {ATTEMPTS} plans was {job.steering.demands}"
-                raise UserError(what, mend="ask for less, or raise annotation_temperature")
+                tags = ", ".join(f"'{key}: {value}'" for key, value in sorted(job.forbidden))
+                what = f"none of {ATTEMPTS} plans was without {tags}"
+                raise UserError(what, mend="forbid less, or raise annotation_temperature")
             draw(job)
         except UserError as error:
             nothing = Sample("", job.index, [], [], False, False, 0.0, 0.0)

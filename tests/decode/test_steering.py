@@ -130,21 +130,22 @@ def test_forbidden_tags_are_avoided_or_refused(model, vocabulary, keys):
         steered(model, vocabulary, keys, n=1, config=cold, forbidden=(likeliest,))
 
 
-def test_required_keys_are_in_every_plan_and_nothing_else_changes(flat_model, vocabulary, keys):
-    """Plans that have them anyhow are those that were drawn without asking."""
-    rows = sample(flat_model(BOOST), vocabulary, prompts(64), CONFIG, keys=keys)
-    asked = steered(flat_model(BOOST), vocabulary, keys, n=64, required=("place",))
-    kept = 0
-    for row, other in zip(rows, asked, strict=True):
-        assert "place" in [key for key, _ in other["annotation"]]
-        if "place" in [key for key, _ in row["annotation"]]:
-            assert other["tokens"] == row["tokens"]
-            kept += 1
-    assert 3 < kept < 60
-    with pytest.raises(UserError, match="none of 256 plans was with hero, here and without 'hero: a'"):
-        cold = dataclasses.replace(CONFIG, annotation_temperature=0.0)
-        what = {"required": ("hero", "here"), "forbidden": (Tag("hero", "a"),)}
-        steered(flat_model(20.0), vocabulary, keys, n=1, config=cold, **what)
+def test_required_keys_are_in_every_plan_and_their_values_are_drawn(flat_model, vocabulary, keys):
+    rows = steered(flat_model(BOOST), vocabulary, keys, n=64, required=("place", "hero"))
+    values = {"hero": set(), "place": set()}
+    for row in rows:
+        check_tokens(row, vocabulary)
+        names = [key for key, _ in row["annotation"]]
+        assert names[0] == "hero" and names.index("place") > 0
+        for key, found in values.items():
+            found.update(value for name, value in row["annotation"] if name == key)
+    assert min(map(len, values.values())) > 32
+    fixed = steered(flat_model(BOOST), vocabulary, keys, fixed=(Tag("place", "mill"),), required=tuple(keys))
+    assert all({key for key, _ in row["annotation"]} == set(keys) for row in fixed)
+    assert all(["place", "mill"] in row["annotation"] for row in fixed)
+    begun = steered(flat_model(BOOST), vocabulary, keys, prefix="hero: fox; here: a", required=("hero", "place"))
+    assert all(row["annotation_text"].startswith("hero: fox; here: a") for row in begun)
+    assert all("place" in [key for key, _ in row["annotation"]] for row in begun)
 
 
 def test_a_steered_sample_does_not_depend_on_its_neighbours(flat_model, vocabulary, keys):
