@@ -141,7 +141,8 @@ def _mapped(one: Estimate, back: Callable[[float], float]) -> Estimate:
 def offset(series: Series) -> Fit | None:
     """y = c + a·x^b with b < 0 and c >= 0, as losses fall with compute. Seeds have no levels of their own here.
 
-    None with fewer than four different x (three would fit exactly whatever the law), or without a fall.
+    None with fewer than four different x (three would fit exactly whatever the law), or where no such law fits: at the
+    bounds of b the other parameters are arbitrary.
     """
     x_P, y_P = np.array(series.x, float), np.array(series.y, float)
     if len(set(series.x)) < 4 or x_P.min() <= 0:
@@ -153,12 +154,15 @@ def offset(series: Series) -> Fit | None:
         return c + a * (x / scale) ** b
 
     start = (max(float(np.ptp(y_P)), 1e-6), -0.3, max(0.0, float(y_P.min() - np.ptp(y_P))))
-    bounds = ([0.0, -5.0, 0.0], [np.inf, -1e-3, np.inf])
+    steepest, flattest = -5.0, -1e-3
+    bounds = ([0.0, steepest, 0.0], [np.inf, flattest, np.inf])
     try:
         found, covariance = optimize.curve_fit(curve, x_P, y_P, p0=start, bounds=bounds, maxfev=20_000)
     except RuntimeError:  # no convergence
         return None
     a, b, c = map(float, found)
+    if not 0.99 * steepest < b < 1.1 * flattest:
+        return None
     freedom, seeds = len(y_P) - 3, len(set(series.seed))
     variance = float(((y_P - curve(x_P, a, b, c)) ** 2).sum()) / freedom if freedom > 0 else math.nan
 

@@ -18,7 +18,7 @@ def study():
     return read_study(RESULTS)
 
 
-@pytest.mark.parametrize("name", ["laptop", "stories"])
+@pytest.mark.parametrize("name", ["laptop", "stories", "whole_plans"])
 def test_the_tables_are_made_from_the_rows(name):
     directory = ROOT / "docs" / "results" / name
     study = read_study(directory)
