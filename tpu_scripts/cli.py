@@ -17,7 +17,7 @@ from pathlib import Path
 from anchortrain.errors import UserError
 from tpu_scripts import attempts, doctor, jobset, observe, planning, provision, study
 from tpu_scripts import spec as specs
-from tpu_scripts.context import Context
+from tpu_scripts.context import RECORD, Context
 from tpu_scripts.gcloud import Clock, Gcloud, cut_off
 from tpu_scripts.journal import Journal, default_directory
 from tpu_scripts.queued_resources import when
@@ -129,39 +129,62 @@ def _prepare(context: Context, no_plan: bool) -> float:
     record = None if no_plan else planning.plan(context.spec, context.journal.directory, context.say)
     context.say(planning.describe(context.spec, record))
     doctor.region_of_bucket(context)
+    provision.check(context)
     return context.register()
 
 
-def submit(context: Context, *, no_plan: bool = False, keep: bool = False) -> None:
+def _refuse_finished(context: Context) -> None:
+    if context.is_finished():
+        what = "the run is finished already"
+        raise UserError(what, where=f"{context.spec.url}/train", mend="choose another TpuConfig.run to train again")
+
+
+def _refuse_unknown(context: Context) -> None:
+    """What comes after `create` makes no first machine: nobody has planned it."""
+    if context.storage.read_json(context.url(RECORD)) is None:
+        raise UserError("the run was not submitted yet", where=context.spec.url, mend="`create` or `submit` it first")
+
+
+def submit(context: Context, *, no_plan: bool = False, keep: bool = False, retry: bool = False) -> None:
     """Everything, from the plan to the end of the run; the machine is gone afterwards."""
     if context.is_finished():
+        context.check_experiment()
         context.say(f"finished already: {context.spec.url}/train")
         provision.tear_down(context)
         return
     _prepare(context, no_plan)
+    supervisor = Supervisor(context, retry=retry)
+    supervisor.refuse_loop()
     with _kept_or_deleted(context, keep):
-        Supervisor(context).run()
+        supervisor.run()
 
 
 def _submit(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     context = _context(args, gcloud, journal)
     with journal.lock(context.spec.name):
-        submit(context, no_plan=args.no_plan, keep=args.keep)
+        submit(context, no_plan=args.no_plan, keep=args.keep, retry=args.retry)
     return 0
 
 
 def _create(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     context = _context(args, gcloud, journal)
     with journal.lock(context.spec.name):
+        _refuse_finished(context)
         deadline = _prepare(context, args.no_plan)
         machine = provision.create(context, deadline)
-        print(f"{machine.name} in {machine.zone}: {machine.state}, deleted by {when(deadline)} at the latest")
+        if context.gcloud.dry_run:
+            return 0
+        ends = when(machine.ttl or deadline)  # one that was there already keeps its time
+        print(f"{machine.name} in {machine.zone}: {machine.state}, deleted by {ends} at the latest")
     return 0
 
 
 def _wait(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     context = _context(args, gcloud, journal)
     with journal.lock(context.spec.name):
+        _refuse_finished(context)
+        _refuse_unknown(context)
+        provision.check(context)
         ready = provision.ensure(context, context.deadline())
         print(f"{ready.machine.name} in {ready.machine.zone}: ready, {sum(n.endpoints for n in ready.nodes)} workers")
     return 0
@@ -170,6 +193,9 @@ def _wait(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
 def _launch(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     context = _context(args, gcloud, journal)
     with journal.lock(context.spec.name):
+        _refuse_finished(context)
+        _refuse_unknown(context)
+        provision.check(context)
         ready = provision.ensure(context, context.register())
         attempt = Supervisor(context).launch(ready)
     if attempt is None:
@@ -182,15 +208,20 @@ def _supervise(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> in
     context = _context(args, gcloud, journal)
     with journal.lock(context.spec.name):
         if not context.is_finished():
+            _refuse_unknown(context)
+            provision.check(context)
             context.register()
+        supervisor = Supervisor(context, retry=args.retry)
+        supervisor.refuse_loop()
         with _kept_or_deleted(context, args.keep):
-            Supervisor(context).run()
+            supervisor.run()
     return 0
 
 
 def _down(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     context = _context(args, gcloud, journal)
-    count = provision.tear_down(context)
+    with journal.lock(context.spec.name):  # a `submit` that is alive would ask for the machine again
+        count = provision.tear_down(context)
     print(f"{context.spec.name}: {count or 'no'} machine{'s' * (count != 1)} deleted; {context.spec.url} stays")
     return 0
 
@@ -224,18 +255,22 @@ def _reap(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
         owner = owner or spec.owner
     if args.project:
         places = [(args.project, zone) for zone in args.zone] + places
-    owner = owner or specs.default_owner()
+    owners = [owner] if owner else list(dict.fromkeys([specs.default_owner(), *journal.owners()]))
     places = list(dict.fromkeys(places))
     if not places:
         raise UserError("nothing was created from here", mend="name a gin file, or --project and --zone")
-    found = survey(gcloud, journal, places, owner, everything=args.all)
+    found, failed = survey(gcloud, journal, places, owners, everything=args.all)
     for one in found:
         time_left = "no readable ttl" if one.ttl is None else f"until {when(one.ttl)}"
         print(f"{'delete' if one.is_due else 'keep':6}  {one.name}  {one.zone}  {one.state}  {time_left}")
     if not args.delete:
         print(f"{sum(one.is_due for one in found)} of {len(found)} would be deleted; --delete does it")
-        return 0
-    print(f"{reap(gcloud, journal, found)} deleted")
+    else:
+        print(f"{reap(gcloud, journal, found)} deleted")
+    for error in failed[1:]:
+        say(str(error))
+    if failed:
+        raise failed[0]
     return 0
 
 
@@ -350,6 +385,7 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--no_plan", action="store_true", help="do not compile the run beforehand")
         if name in _KEEPING:
             one.add_argument("--keep", action="store_true", help="when interrupted, leave the machine running")
+            one.add_argument("--retry", action="store_true", help="go on after crashes whose cause was mended")
         if name in _DRY and name != "reap":
             one.add_argument("--dry_run", action="store_true", help="print what would be changed, change nothing")
         if name == "logs":

@@ -35,7 +35,10 @@ class Context:
 
     @property
     def machines(self) -> QueuedResources:
-        return QueuedResources(self.gcloud, self.journal, self.spec.tpu.project)
+        return self.machines_of(self.spec.tpu.project)
+
+    def machines_of(self, project: str) -> QueuedResources:
+        return QueuedResources(self.gcloud, self.journal, project)
 
     @property
     def own_labels(self) -> dict[str, str]:
@@ -51,8 +54,24 @@ class Context:
     def deadline(self) -> float:
         """When the run's machines are to be gone, seconds since the epoch; counted from its first submission."""
         record = self.storage.read_json(self.url(RECORD))
-        created = record["created"] if record else self.clock.time()
-        return created + 3600 * self.spec.tpu.max_hours
+        return self._deadline(record) if record else self.clock.time() + 3600 * self.spec.tpu.max_hours
+
+    def _deadline(self, record: dict[str, Any]) -> float:
+        # Another machine's clock may have been wrong; nothing was created in the future.
+        return min(record["created"], self.clock.time()) + 3600 * self.spec.tpu.max_hours
+
+    def places(self) -> list[tuple[str, str]]:
+        """(project, zone)s that the run was ever submitted with, as its record says."""
+        record = self.storage.read_json(self.url(RECORD)) or {}
+        return [(project, zone) for project, zone in record.get("places", [])]
+
+    def check_experiment(self) -> None:
+        """Raises UserError when the run in the bucket is another experiment than the one that is named now."""
+        before = self.storage.read(self.url(EXPERIMENT))
+        differ = differences(before, self.spec.experiment) if before is not None else []
+        if differ:
+            what = f"was started with another experiment: {'; '.join(differ[:4])}"
+            raise UserError(what, where=self.spec.url, mend="choose another TpuConfig.run, or set it back")
 
     def register(self) -> float:
         """Writes the run's record and its experiment, once; returns the deadline.
@@ -60,18 +79,19 @@ class Context:
         Raises UserError when the bucket has another run of this name, or the time is over.
         """
         now = self.clock.time()
+        places = [[self.spec.tpu.project, zone] for zone in self.spec.tpu.zones]
         record: dict[str, Any] = {"created": now, "owner": self.spec.owner, "token": secrets.token_hex(8)}
+        record["places"] = places
         if not self.storage.create(self.url(RECORD), json.dumps(record)):
             record = self.storage.read_json(self.url(RECORD))
             if record["owner"] != self.spec.owner:
                 what = f"belongs to {record['owner']}, not to {self.spec.owner}"
                 raise UserError(what, where=self.spec.url, mend="choose another TpuConfig.run")
-            before = self.storage.read(self.url(EXPERIMENT))
-            differ = differences(before, self.spec.experiment) if before is not None else []
-            if differ:
-                what = f"was started with another experiment: {'; '.join(differ[:4])}"
-                raise UserError(what, where=self.spec.url, mend="choose another TpuConfig.run, or set it back")
-        deadline = record["created"] + 3600 * self.spec.tpu.max_hours
+            self.check_experiment()
+            if more := [place for place in places if place not in record.get("places", [])]:
+                record["places"] = [*record.get("places", []), *more]
+                self.storage.write(self.url(RECORD), json.dumps(record))
+        deadline = self._deadline(record)
         if deadline <= now:
             what = f"its {self.spec.tpu.max_hours:g} hours are over"
             mend = "raise TpuConfig.max_hours to go on; `down` deletes what may be left"

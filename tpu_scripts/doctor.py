@@ -87,7 +87,9 @@ def _services(context: Context, wanted: list[str]) -> str:
 def _machines(context: Context) -> str:
     tpu = context.spec.tpu
     places = list(dict.fromkeys([*((tpu.project, zone) for zone in tpu.zones), *context.journal.places()]))
-    found = survey(context.gcloud, context.journal, places, context.spec.owner, everything=False)
+    found, failed = survey(context.gcloud, context.journal, places, {context.spec.owner}, everything=False)
+    if failed:
+        raise failed[0]
     due = [one.name for one in found if one.is_due]
     if due:
         raise UserError(f"{', '.join(due)} outlived their time", mend="python -m tpu_scripts reap --delete")

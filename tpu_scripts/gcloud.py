@@ -81,8 +81,12 @@ def cut_off(which: Callable[[Sequence[str]], bool]) -> None:
     """Ends running commands by their arguments: threads that wait for them cannot be interrupted."""
     for pid, argv in list(_running.items()):
         if which(argv):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGTERM)
+            _kill(pid, signal.SIGTERM)
+
+
+def _kill(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it may just have ended
+        os.killpg(group, number)
 
 
 def execute(argv: Sequence[str], stdin: str | None, timeout: float) -> Result:
@@ -106,11 +110,11 @@ def execute(argv: Sequence[str], stdin: str | None, timeout: float) -> Result:
     try:
         stdout, stderr = process.communicate(stdin, timeout)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        _kill(process.pid, signal.SIGKILL)
         stdout, stderr = process.communicate()
         return Result(124, stdout, f"{stderr}\ntimed out after {timeout:g} s")
     except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)
+        _kill(process.pid, signal.SIGTERM)
         process.wait()
         raise
     finally:

@@ -58,7 +58,13 @@ class Journal:
     def places(self) -> list[tuple[str, str]]:
         """(project, zone) wherever something was created from here, first come first."""
         lines = [entry for entry in self.read() if entry["event"] == "create"]
-        return list(dict.fromkeys((entry["project"], entry["zone"]) for entry in lines))
+        found = dict.fromkeys((entry.get("project", ""), entry.get("zone", "")) for entry in lines)
+        return [place for place in found if all(place)]
+
+    def owners(self) -> list[str]:
+        """Under whose label something was created from here."""
+        lines = [entry for entry in self.read() if entry["event"] == "create"]
+        return list(dict.fromkeys(entry["owner"] for entry in lines if entry.get("owner")))
 
     def open(self) -> list[tuple[str, str, str]]:
         """(project, zone, name) of what was to be created and is not known to be gone."""

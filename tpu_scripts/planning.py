@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ def plan(spec: RunSpec, cache: Path, say: Callable[[str], None]) -> dict[str, An
 
     Raises UserError when the run does not fit, or cannot be compiled.
     """
-    key = hashlib.sha256(f"{spec.where.name}\n{spec.experiment}".encode()).hexdigest()[:16]
+    versions = [f"{name} {_version(name)}" for name in ("anchortrain", "jax", "libtpu")]
+    key = hashlib.sha256("\n".join([spec.where.name, *versions, spec.experiment]).encode()).hexdigest()[:16]
     path = cache / "plans" / f"{key}.json"
-    if path.exists():
-        record = json.loads(path.read_text(encoding="utf-8"))
-    else:
+    record = _kept(path)
+    if record is None:
         say(f"compiling the run for {spec.where.name}")
         with tempfile.TemporaryDirectory() as folder:
             gin_file = Path(folder) / "experiment.gin"
@@ -34,7 +35,8 @@ def plan(spec: RunSpec, cache: Path, say: Callable[[str], None]) -> dict[str, An
         if done.returncode not in (0, 1):
             raise UserError("the run cannot be planned, see above", mend="mend it, or go on without: --no_plan")
         record = json.loads(done.stdout)[0]
-        write_json_atomic(path, record)
+        if record["fits"] is not None:  # what does not compile may do so once it is mended
+            write_json_atomic(path, record)
     if record["fits"]:
         return record
     if record["fits"] is None:
@@ -43,6 +45,22 @@ def plan(spec: RunSpec, cache: Path, say: Callable[[str], None]) -> dict[str, An
     mend = "; ".join(remedy.get("bindings") or []) or remedy.get("slice") or "take a larger slice"
     needs = f"{(record.get('hbm_bytes') or 0) / 2**30:.1f} of {spec.where.hbm_bytes / 2**30:.1f} GiB"
     raise UserError(f"the run does not fit {spec.where.name}: {needs} on a device", mend=f"try {mend}")
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "is not installed"
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """An earlier plan; None when there is none that can be read."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and "fits" in record else None
 
 
 def describe(spec: RunSpec, record: dict[str, Any] | None) -> str:

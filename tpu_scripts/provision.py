@@ -38,17 +38,35 @@ def find(context: Context) -> list[Machine]:
     return found
 
 
+def check(context: Context) -> None:
+    """Raises UserError where the run has a machine that is not as the specification says. Changes nothing."""
+    for machine in find(context):
+        _check_settings(context, machine)
+    tpu, name = context.spec.tpu, context.spec.name
+    elsewhere = [(project, zone) for project, zone, one in context.journal.open() if one == name]
+    for project, zone in dict.fromkeys([*elsewhere, *context.places()]):
+        if project == tpu.project and zone in tpu.zones:
+            continue
+        machine = context.machines_of(project).describe(name, zone)
+        if machine is not None and context.own_labels.items() <= machine.labels.items():
+            what = f"{name} is in {zone} of {project}, which TpuConfig does not name any more"
+            raise UserError(what, mend="name zone and project again, or `down` there first")
+
+
+def _check_settings(context: Context, machine: Machine) -> None:
+    if machine.labels.get("spec") != context.spec.machine_hash:
+        what = f"{machine.name} in {machine.zone} was created with other settings"
+        raise UserError(what, mend="`down` first, or set them back")
+
+
 def create(context: Context, deadline: float) -> Machine:
     """The run's machine, asked for if there is none, in the first zone that takes the request."""
     machines = find(context)
     for extra in machines[1:]:
         _delete(context, extra.zone, "a second machine of this run")
     if machines:
-        machine = machines[0]
-        if machine.labels.get("spec") != context.spec.machine_hash:
-            what = f"{machine.name} in {machine.zone} was created with other settings"
-            raise UserError(what, mend="`down` first, or set them back")
-        return machine
+        _check_settings(context, machines[0])
+        return machines[0]
     return _create(context, deadline, context.spec.tpu.zones)
 
 
@@ -137,9 +155,9 @@ def ensure(context: Context, deadline: float) -> Ready:
         clock.sleep(min(poll, max(deadline - clock.time(), 0.1)))
 
 
-def _delete(context: Context, zone: str, why: str) -> None:
+def _delete(context: Context, zone: str, why: str, project: str = "") -> None:
     context.say(f"deleting {context.spec.name} in {zone}: {why}")
-    context.machines.delete(context.spec.name, zone, context.own_labels)
+    context.machines_of(project or context.spec.tpu.project).delete(context.spec.name, zone, context.own_labels)
 
 
 def tear_down(context: Context) -> int:
@@ -147,26 +165,23 @@ def tear_down(context: Context) -> int:
 
     Every zone is tried, whatever happens in another; then the first error is raised.
     """
-    journalled = {zone for project, zone, name in context.journal.open() if name == context.spec.name}
+    journalled = {(project, zone) for project, zone, name in context.journal.open() if name == context.spec.name}
+    named = [(context.spec.tpu.project, zone) for zone in context.spec.tpu.zones]
     count, failed = 0, None
-    for zone in dict.fromkeys([*context.spec.tpu.zones, *sorted(journalled)]):
+    for project, zone in dict.fromkeys([*named, *sorted(journalled)]):
+        machines = context.machines_of(project)
         try:
-            machine = context.machines.describe(context.spec.name, zone)
-            nodes = context.machines.nodes(zone, context.own_labels)
+            machine = machines.describe(context.spec.name, zone)
+            nodes = machines.nodes(zone, context.own_labels)
             if machine is None and not nodes:
-                if zone in journalled and not context.gcloud.dry_run:
-                    context.journal.write(
-                        "deleted",
-                        time=context.clock.time(),
-                        project=context.spec.tpu.project,
-                        zone=zone,
-                        name=context.spec.name,
-                    )
+                if (project, zone) in journalled and not context.gcloud.dry_run:
+                    time, name = context.clock.time(), context.spec.name
+                    context.journal.write("deleted", time=time, project=project, zone=zone, name=name)
                 continue
             if machine is not None and not context.own_labels.items() <= machine.labels.items() and not nodes:
                 continue  # somebody else's of the same name
             count += 1
-            _delete(context, zone, "tearing down")
+            _delete(context, zone, "tearing down", project)
         except UserError as error:
             context.say(f"{zone}: {error}")
             failed = failed or error

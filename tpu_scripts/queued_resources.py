@@ -136,9 +136,8 @@ class QueuedResources:
         args = create_arguments(spec, zone, deadline, now)
         if not self._gcloud.dry_run:
             # Where a kill comes between this line and the command, `reap` looks for what may not be there: no harm.
-            self._journal.write(
-                "create", time=now, project=self.project, zone=zone, name=spec.name, run=spec.tpu.run, ttl=int(deadline)
-            )
+            fields = {"name": spec.name, "run": spec.tpu.run, "owner": spec.owner, "ttl": int(deadline)}
+            self._journal.write("create", time=now, project=self.project, zone=zone, **fields)
         try:
             self._gcloud.run(args, changes=True)
         except GcloudError as error:
@@ -153,9 +152,11 @@ class QueuedResources:
           seconds: after which it gives up, with GcloudError; the machine then still counts as there.
         """
         clock = self._gcloud.clock
-        end, pause = clock.time() + seconds, 2.0
+        end, pause, created = clock.time() + seconds, 2.0, ""
         while True:
             machine = self.describe(name, zone)
+            if machine is not None and machine.created != (created := created or machine.created):
+                return  # gone, and somebody has asked for another of this name
             if machine is not None and not wanted.items() <= machine.labels.items():
                 # Its description may lack labels of nodes that are being deleted; those of others it does not lack.
                 raise UserError(f"{name} in {zone} has other labels", mend="it is not this run's, so it stays")

@@ -1,7 +1,8 @@
 """Deletes what outlived its time, whoever forgot it: machines with our labels whose `ttl` has passed."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from anchortrain.errors import UserError
 from tpu_scripts.gcloud import Gcloud
@@ -27,30 +28,47 @@ class Leftover:
         return {"app": APP, "owner": self.owner, "run": self.run}
 
 
+class Survey(NamedTuple):
+    """What was found, and what kept it from looking everywhere."""
+
+    found: list[Leftover]
+    failed: list[UserError]
+
+
 def survey(
-    gcloud: Gcloud, journal: Journal, places: Sequence[tuple[str, str]], owner: str, *, everything: bool
-) -> list[Leftover]:
-    """What an owner has in (project, zone)s.
+    gcloud: Gcloud, journal: Journal, places: Sequence[tuple[str, str]], owners: Collection[str], *, everything: bool
+) -> Survey:
+    """What the owners have in (project, zone)s. All places are tried, whatever happens in one.
 
     Args:
       everything: also what has time left counts as due.
     """
-    now, found = gcloud.clock.time(), []
+    found, failed = [], []
     for project, zone in places:
-        machines = QueuedResources(gcloud, journal, project)
-        seen = {}
-        for one in machines.every(zone):
-            if one.labels["owner"] == owner:
-                seen[one.name] = (one.labels, one.state, one.ttl)
-        for node in machines.nodes(zone, {"app": APP, "owner": owner}):
-            name = f"{owner}-{node.labels.get('run', '')}"
-            if node.labels.get("run"):
-                ttl = node.labels.get("ttl", "")
-                seen.setdefault(name, (node.labels, node.state, float(ttl) if ttl.isdecimal() else None))
-        for name, (labels, state, ttl) in seen.items():
-            # A machine of ours without a readable time was tampered with: it is shown, but deleted only on demand.
-            is_due = everything or (ttl is not None and ttl <= now)
-            found.append(Leftover(project, zone, name, owner, labels["run"], state, ttl, is_due))
+        try:
+            found += _in_place(QueuedResources(gcloud, journal, project), zone, owners, gcloud.clock.time(), everything)
+        except UserError as error:
+            failed.append(error)
+    return Survey(found, failed)
+
+
+def _in_place(
+    machines: QueuedResources, zone: str, owners: Collection[str], now: float, everything: bool
+) -> list[Leftover]:
+    seen = {}
+    for one in machines.every(zone):
+        if one.labels["owner"] in owners:
+            seen[one.name] = (one.labels, one.state, one.ttl)
+    for node in machines.nodes(zone, {"app": APP}):
+        if node.labels.get("run") and node.labels.get("owner") in owners:
+            ttl = node.labels.get("ttl", "")
+            name = f"{node.labels['owner']}-{node.labels['run']}"
+            seen.setdefault(name, (node.labels, node.state, float(ttl) if ttl.isdecimal() else None))
+    found = []
+    for name, (labels, state, ttl) in seen.items():
+        # A machine of ours without a readable time was tampered with: it is shown, but deleted only on demand.
+        is_due = everything or (ttl is not None and ttl <= now)
+        found.append(Leftover(machines.project, zone, name, labels["owner"], labels["run"], state, ttl, is_due))
     return found
 
 

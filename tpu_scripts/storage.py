@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from anchortrain.errors import UserError
 from tpu_scripts.gcloud import Gcloud, GcloudError, Kind
 
 
@@ -33,7 +34,10 @@ class Storage:
     def read_json(self, url: str) -> Any:
         """The value of a JSON object; None when there is none."""
         text = self.read(url)
-        return None if text is None else json.loads(text)
+        try:
+            return None if text is None else json.loads(text)
+        except ValueError:
+            raise UserError("is damaged: not JSON", where=url, mend="remove the object, or mend it by hand") from None
 
     def write(self, url: str, text: str) -> None:
         self._gcloud.run(["storage", "cp", "-", url], stdin=text, changes=True)

@@ -31,6 +31,12 @@ def members(tpu: TpuConfig, study: TpuStudyConfig, bound: dict[str, Bound]) -> l
         for size in study.sizes
         for seed in range(study.seeds)
     ]
+    runs: dict[str, Member] = {}
+    for one in found:
+        other = runs.setdefault(one.spec.tpu.run, one)
+        if other is not one:
+            both = " and ".join(f"({m.size}, {m.method}, seed {m.seed})" for m in (other, one))
+            raise UserError(f"{both} would both be the run {one.spec.tpu.run}", mend="rename a size or a method")
     hours = sum(one.spec.chip_hours for one in found)
     if study.max_chip_hours and hours > study.max_chip_hours:
         raise UserError(

@@ -12,6 +12,7 @@ from anchortrain.progress import duration
 from tpu_scripts import attempts, packages, provision
 from tpu_scripts.attempts import Attempt, Reports
 from tpu_scripts.context import Context
+from tpu_scripts.gcloud import GcloudError, Kind
 from tpu_scripts.provision import Ready
 from tpu_scripts.queued_resources import when
 from tpu_scripts.workers import Workers, WorkersError
@@ -19,6 +20,7 @@ from tpu_scripts.workers import Workers, WorkersError
 _SILENT_SECONDS = 900.0  # after which a worker whose log is not uploaded any more is taken for lost
 _STRAGGLE_SECONDS = 300.0  # that workers may go on after one has failed: jax needs minutes to give up a frozen host
 _SAY_SECONDS = 600.0
+_OUTAGE_SECONDS = 60.0  # until the next look, after several tries have failed
 _USER_ERROR, _INTERRUPTED, _NO_SECRET = 2, 130, 78
 _KILLED, _TERMINATED = 137, 143  # the latter: stopped before it could handle that
 
@@ -26,26 +28,47 @@ _KILLED, _TERMINATED = 137, 143  # the latter: stopped before it could handle th
 class Supervisor:
     """One run, from wherever it is to its end."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, retry: bool = False) -> None:
+        """With `retry` the crashes until now do not count: what caused them was mended."""
         self.context = context
+        self.forgiven = len(attempts.read(context)) if retry else 0
 
     def run(self) -> None:
         """Returns when the run is finished. Raises UserError when going on makes no sense or the time is over."""
         context = self.context
         deadline = context.deadline()
         context.say(f"machines of {context.spec.name} are deleted at {when(deadline)} at the latest")
-        while not context.is_finished():
-            if context.clock.time() >= deadline:
-                raise UserError(
-                    f"the {context.spec.tpu.max_hours:g} hours of the run are over at step {context.step()}",
-                    mend="raise TpuConfig.max_hours and submit again: it continues",
-                )
-            ready = provision.ensure(context, deadline)
-            attempt = self.launch(ready)
-            if attempt is not None:
-                self._watch(ready, attempt, deadline)
+        while True:
+            try:
+                if context.is_finished():
+                    break
+                if context.clock.time() >= deadline:
+                    raise UserError(
+                        f"the {context.spec.tpu.max_hours:g} hours of the run are over at step {context.step()}",
+                        mend="raise TpuConfig.max_hours and submit again: it continues",
+                    )
+                self.refuse_loop()
+                ready = provision.ensure(context, deadline)
+                attempt = self.launch(ready)
+                if attempt is not None:
+                    self._watch(ready, attempt, deadline)
+            except GcloudError as error:
+                # An outage ends nothing: machine and training go on without us, and all that is known lies with them.
+                if error.kind is not Kind.TRANSIENT or context.clock.time() >= deadline:
+                    raise
+                context.say(f"{error.reason}; looking again in {duration(_OUTAGE_SECONDS)}")
+                context.clock.sleep(_OUTAGE_SECONDS)
         self._close()
         context.say(f"finished: {context.spec.url}/train")
+
+    def refuse_loop(self) -> None:
+        """Raises UserError when the run crashes again and again: before a machine is paid for, where one would be."""
+        known = attempts.read(self.context)
+        crashed = known[self.forgiven :]
+        if (not known or known[-1].outcome) and attempts.is_loop(crashed):
+            what = f"{attempts.CRASHES} attempts in a row have crashed at step {known[-1].end_step}"
+            mend = f"{self._log_command()}; once it is mended, submit with --retry"
+            raise UserError(what, where=self.context.url(f"logs/attempt-{known[-1].number}"), mend=mend)
 
     def launch(self, ready: Ready) -> Attempt | None:
         """Starts the training where it does not run; None when the machine is no good and was deleted."""
@@ -70,9 +93,7 @@ class Supervisor:
             if known[-1].machine == ready.machine.created:
                 return known[-1]
             known[-1] = attempts.end(context, known[-1], attempts.PREEMPTED)
-        if attempts.is_loop(known):
-            what = f"{attempts.CRASHES} attempts in a row have crashed at step {known[-1].end_step}"
-            raise UserError(what, where=context.url(f"logs/attempt-{known[-1].number}"), mend=self._log_command())
+        self.refuse_loop()
         number = known[-1].number + 1 if known else 0
         if number >= context.spec.tpu.max_attempts:
             raise UserError(f"{number} attempts were made", mend="raise TpuConfig.max_attempts to go on")
@@ -174,4 +195,4 @@ class Supervisor:
         return lines[-1].partition(" ")[2].removeprefix("anchortrain: error: ") if lines else "it left no log"
 
     def _log_command(self) -> str:
-        return f"see `python -m tpu_scripts logs {self.context.spec.tpu.run}`"
+        return "see `python -m tpu_scripts logs` with the same gin file"

@@ -157,9 +157,6 @@ run() {
   stop=$STATE/attempt-$ATTEMPT.stop
   # A stop that comes early must not be lost, so there is a file, too; the trainer saves and ends by itself.
   trap 'touch "$stop"; [[ -n $pid ]] && kill -TERM "$pid" 2>/dev/null' TERM INT
-  for pair in ${ENVIRONMENT[@]+"${ENVIRONMENT[@]}"}; do
-    export "${pair?}"
-  done
   cd "$MOUNT/$BUCKET" || exit 1
   (
     for pair in ${SECRETS[@]+"${SECRETS[@]}"}; do # into the process's memory, and nowhere else
@@ -168,7 +165,12 @@ run() {
       export "${pair%%=*}=$value"
     done
     [[ -e $stop ]] && exit 143
-    exec "$VENV/bin/python" -m anchortrain "${TRAIN[@]}"
+    # Last, and from arguments that are set before: the training's variables may have the names of ours.
+    set -- "$VENV/bin/python" -m anchortrain "${TRAIN[@]}"
+    for pair in ${ENVIRONMENT[@]+"${ENVIRONMENT[@]}"}; do
+      export "${pair?}"
+    done
+    exec "$@"
   ) > >(stamp >>"$log") 2>&1 </dev/null 8>&- &
   pid=$!
   (while sleep "$UPLOAD_SECONDS"; do upload "$log" "$remote.log"; done) </dev/null >/dev/null 2>&1 8>&- &
