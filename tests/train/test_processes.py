@@ -83,7 +83,8 @@ def losses(run_dir: Path) -> dict[tuple[int, str], float]:
 def assert_same(run_dir: Path, other: Path) -> None:
     found, expected = losses(run_dir), losses(other)
     assert found.keys() == expected.keys() and len(found) > STEPS
-    np.testing.assert_allclose([found[k] for k in expected], list(expected.values()), rtol=1e-4)
+    # Sums in another order differ in their last bits, and training makes that grow: 1.7e-4 with jax 0.12.
+    np.testing.assert_allclose([found[k] for k in expected], list(expected.values()), rtol=5e-4)
 
 
 @pytest.fixture(scope="module")
