@@ -1,6 +1,9 @@
 """Looks for what would stop a run before it costs anything."""
 
+import ast
+import posixpath
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 
@@ -26,6 +29,7 @@ def examine(context: Context) -> Iterator[Check]:
     ]
     yield _try("services", lambda: _services(context, services))
     yield _try("bucket", lambda: region_of_bucket(context))
+    yield _try("data", lambda: data_in_bucket(context))
     for zone in tpu.zones:
         kind = accelerator_type(context.spec.where)
 
@@ -58,6 +62,22 @@ def region_of_bucket(context: Context) -> str:
                 mend="traffic would be slow and paid for; TpuConfig.allow_cross_region = True allows it",
             )
     return location
+
+
+def data_in_bucket(context: Context) -> str:
+    """What is trained on. Raises UserError when the bucket lacks it: workers would find that out, paid for."""
+    prefix, tpu = "DataConfig.train = ", context.spec.tpu
+    [line] = [one for one in context.spec.experiment.splitlines() if one.startswith(prefix)]
+    paths = list(ast.literal_eval(line.removeprefix(prefix)))
+    for path in paths:
+        inside = path.removeprefix(f"{tpu.mount}/{tpu.bucket}/")
+        if inside.startswith("/"):
+            continue  # of the machine, which nobody can see yet
+        url = f"gs://{tpu.bucket}/{posixpath.normpath(inside)}"
+        if not context.storage.folders(f"{url}/"):
+            mend = f"gcloud storage cp -r {shlex.quote(path)} {url}"
+            raise UserError(f"the bucket has no {path!r}", where="DataConfig.train", mend=mend)
+    return ", ".join(paths)
 
 
 def _try(what: str, look: Callable[[], str]) -> Check:
