@@ -274,7 +274,10 @@ def _reap(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     if not args.delete:
         print(f"{sum(one.is_due for one in found)} of {len(found)} would be deleted; --delete does it")
     else:
-        print(f"{reap(gcloud, journal, found)} deleted")
+        try:
+            print(f"{reap(gcloud, journal, found)} deleted")
+        except UserError as error:
+            failed = [error, *failed]
     for error in failed[1:]:
         say(str(error))
     if failed:

@@ -66,7 +66,12 @@ class Context:
         return [(project, zone) for project, zone in (self._record() or {}).get("places", [])]
 
     def _record(self) -> dict[str, Any] | None:
-        return self.storage.read_record(self.url(RECORD), created=(int, float), owner=str)
+        record = self.storage.read_record(self.url(RECORD), created=(int, float), owner=str)
+        places = (record or {}).get("places", [])
+        if not isinstance(places, list) or not all(isinstance(p, list) and len(p) == 2 for p in places):
+            what = "is damaged: places must be pairs of project and zone"
+            raise UserError(what, where=self.url(RECORD), mend="remove the object, or mend it by hand")
+        return record
 
     def check_experiment(self) -> None:
         """Raises UserError when the run in the bucket is another experiment than the one that is named now."""

@@ -108,9 +108,10 @@ def _machines(context: Context) -> str:
     tpu = context.spec.tpu
     places = list(dict.fromkeys([*((tpu.project, zone) for zone in tpu.zones), *context.journal.places()]))
     found, failed = survey(context.gcloud, context.journal, places, {context.spec.owner}, everything=False)
-    if failed:
-        raise failed[0]
     due = [one.name for one in found if one.is_due]
+    if failed:  # what was found elsewhere is said all the same
+        late = f"{', '.join(due)} outlived their time; " if due else ""
+        raise UserError(late + "; ".join(map(str, failed)))
     if due:
         raise UserError(f"{', '.join(due)} outlived their time", mend="python -m tpu_scripts reap --delete")
     if not names(context.spec.where).runtime:

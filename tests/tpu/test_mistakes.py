@@ -49,6 +49,30 @@ def test_an_outage_ends_nothing(world, verb, nth):
     assert any("HTTPError 503" in line and "trying again" in line for line in one.said)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[Errno 101] Network is unreachable",
+        "Name or service not known",
+        "Unable to find the server at tpu.googleapis.com",
+    ],
+)
+def test_a_network_that_is_away_is_an_outage(said):
+    assert gcloud.classify(gcloud.Result(1, "", f"ERROR: gcloud crashed: {said}")) is gcloud.Kind.TRANSIENT
+
+
+def test_doctor_says_what_it_found_where_places_answer(world, capsys):
+    one = world()
+    assert one.run("create") == 0
+    one.time += 13 * 3600
+    one.journal.write("create", project="other-project", zone="us-east5-b", name="me-x", owner="me")
+    second = one.cloud.state["calls"].get("list", 0) + 6  # of services, account and so on come before
+    one.cloud.scenario["faults"] = [{"verb": "list", "nth": second, "times": 9, "kind": "denied"}]
+    assert one.run("doctor") == 1
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("FAIL  machines: me-r outlived their time; ") and "PERMISSION_DENIED" in said
+
+
 @pytest.mark.parametrize("verb", ["describe", "list", "delete"])
 def test_deleting_outlasts_an_outage(world, verb):
     one = world()
@@ -252,6 +276,7 @@ def test_one_name_is_no_variable_and_secret(world, capsys):
         (RECORD, "{"),
         (RECORD, "[]"),
         (RECORD, '{"created": "x", "owner": "me"}'),
+        (RECORD, '{"created": 1, "owner": "me", "places": ["x"]}'),
         ("bucket/anchortrain/r/attempts/0.json", "7"),
         ("bucket/anchortrain/r/attempts/0.json", '{"machine": 1}'),
     ],
