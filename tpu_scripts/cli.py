@@ -137,10 +137,11 @@ def _prepare(context: Context, no_plan: bool) -> float:
     return context.register()
 
 
-def _refuse_finished(context: Context) -> None:
+def _refuse_ended(context: Context) -> None:
     if context.is_finished():
         what = "the run is finished already"
         raise UserError(what, where=f"{context.spec.url}/train", mend="choose another TpuConfig.run to train again")
+    Supervisor(context).refuse_loop()
 
 
 def _refuse_unknown(context: Context) -> None:
@@ -173,7 +174,7 @@ def _submit(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
 def _create(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     context = _context(args, gcloud, journal)
     with journal.lock(context.spec.name):
-        _refuse_finished(context)
+        _refuse_ended(context)
         deadline = _prepare(context, args.no_plan)
         machine = provision.create(context, deadline)
         if context.gcloud.dry_run:
@@ -186,7 +187,7 @@ def _create(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
 def _wait(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     context = _context(args, gcloud, journal)
     with journal.lock(context.spec.name):
-        _refuse_finished(context)
+        _refuse_ended(context)
         _refuse_unknown(context)
         provision.check(context)
         ready = provision.ensure(context, context.deadline())
@@ -197,7 +198,7 @@ def _wait(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
 def _launch(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     context = _context(args, gcloud, journal)
     with journal.lock(context.spec.name):
-        _refuse_finished(context)
+        _refuse_ended(context)
         _refuse_unknown(context)
         provision.check(context)
         ready = provision.ensure(context, context.register())

@@ -118,7 +118,8 @@ def test_reap_does_what_it_can(world, capsys):
 def test_after_three_crashes_no_machine_is_made_until_it_is_asked_for(world, capsys):
     one = world(crashes={n: (5, (1, 75)) for n in range(3)})
     assert one.run("submit") == 2
-    refused(one, capsys, "once it is mended, submit with --retry", "submit")
+    for command in ("submit", "create", "wait", "launch", "supervise"):
+        refused(one, capsys, "once it is mended, submit with --retry", command)
     assert one.run("submit", "--retry") == 0 and one.is_finished
 
 
