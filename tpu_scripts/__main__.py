@@ -1,5 +1,10 @@
 import sys
 
-from tpu_scripts.cli import main
+try:
+    from tpu_scripts.cli import main
 
-sys.exit(main())
+    code = main()
+except KeyboardInterrupt:  # while modules are loaded, before `main` handles it
+    print("tpu_scripts: interrupted", file=sys.stderr)
+    code = 130
+sys.exit(code)

@@ -38,10 +38,10 @@ def read(context: Context) -> list[Attempt]:
     names = {one.url.rpartition("/")[2] for one in storage.objects(context.url("attempts/*"))}
     for name in sorted(names):
         if match := re.fullmatch(r"(\d+)\.json", name):
-            entry = storage.read_json(context.url(f"attempts/{name}")) or {}
+            entry = storage.read_record(context.url(f"attempts/{name}"), machine=str, step=int, time=(int, float)) or {}
             end = {}
             if f"{match[1]}.end.json" in names:
-                end = storage.read_json(context.url(f"attempts/{match[1]}.end.json")) or {}
+                end = storage.read_record(context.url(f"attempts/{match[1]}.end.json"), outcome=str, step=int) or {}
             found[int(match[1])] = Attempt(
                 int(match[1]),
                 entry.get("machine", ""),

@@ -7,6 +7,7 @@ runs that cannot go on, 130 when interrupted.
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -18,9 +19,9 @@ from anchortrain.errors import UserError
 from tpu_scripts import attempts, doctor, jobset, observe, planning, provision, study
 from tpu_scripts import spec as specs
 from tpu_scripts.context import RECORD, Context
-from tpu_scripts.gcloud import Clock, Gcloud, cut_off
+from tpu_scripts.gcloud import Gcloud, cut_off
 from tpu_scripts.journal import Journal, default_directory
-from tpu_scripts.queued_resources import when
+from tpu_scripts.queued_resources import runtime_version, when
 from tpu_scripts.reaping import reap, survey
 from tpu_scripts.supervisor import Supervisor
 
@@ -79,7 +80,8 @@ def _signals() -> Iterator[None]:
 
 
 def _context(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> Context:
-    return Context(specs.load(args.gin_file, args.gin_bindings), gcloud, journal, say)
+    files = shlex.join(map(str, args.gin_file)) or "RUN.gin"
+    return Context(specs.load(args.gin_file, args.gin_bindings), gcloud, journal, say, files)
 
 
 @contextlib.contextmanager
@@ -126,17 +128,20 @@ def _deaf(context: Context) -> Iterator[None]:
 
 def _prepare(context: Context, no_plan: bool) -> float:
     """What comes before anything is paid for; returns the deadline."""
+    runtime_version(context.spec)
     record = None if no_plan else planning.plan(context.spec, context.journal.directory, context.say)
     context.say(planning.describe(context.spec, record))
     doctor.region_of_bucket(context)
+    doctor.data_in_bucket(context)
     provision.check(context)
     return context.register()
 
 
-def _refuse_finished(context: Context) -> None:
+def _refuse_ended(context: Context) -> None:
     if context.is_finished():
         what = "the run is finished already"
         raise UserError(what, where=f"{context.spec.url}/train", mend="choose another TpuConfig.run to train again")
+    Supervisor(context).refuse_loop()
 
 
 def _refuse_unknown(context: Context) -> None:
@@ -152,11 +157,11 @@ def submit(context: Context, *, no_plan: bool = False, keep: bool = False, retry
         context.say(f"finished already: {context.spec.url}/train")
         provision.tear_down(context)
         return
-    _prepare(context, no_plan)
+    deadline = _prepare(context, no_plan)
     supervisor = Supervisor(context, retry=retry)
     supervisor.refuse_loop()
     with _kept_or_deleted(context, keep):
-        supervisor.run()
+        supervisor.run(deadline)
 
 
 def _submit(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
@@ -169,7 +174,7 @@ def _submit(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
 def _create(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     context = _context(args, gcloud, journal)
     with journal.lock(context.spec.name):
-        _refuse_finished(context)
+        _refuse_ended(context)
         deadline = _prepare(context, args.no_plan)
         machine = provision.create(context, deadline)
         if context.gcloud.dry_run:
@@ -182,7 +187,7 @@ def _create(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
 def _wait(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     context = _context(args, gcloud, journal)
     with journal.lock(context.spec.name):
-        _refuse_finished(context)
+        _refuse_ended(context)
         _refuse_unknown(context)
         provision.check(context)
         ready = provision.ensure(context, context.deadline())
@@ -193,7 +198,7 @@ def _wait(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
 def _launch(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     context = _context(args, gcloud, journal)
     with journal.lock(context.spec.name):
-        _refuse_finished(context)
+        _refuse_ended(context)
         _refuse_unknown(context)
         provision.check(context)
         ready = provision.ensure(context, context.register())
@@ -211,16 +216,18 @@ def _supervise(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> in
             _refuse_unknown(context)
             provision.check(context)
             context.register()
+        deadline = context.deadline()
         supervisor = Supervisor(context, retry=args.retry)
         supervisor.refuse_loop()
         with _kept_or_deleted(context, args.keep):
-            supervisor.run()
+            supervisor.run(deadline)
     return 0
 
 
 def _down(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     context = _context(args, gcloud, journal)
-    with journal.lock(context.spec.name):  # a `submit` that is alive would ask for the machine again
+    # A `submit` that is alive would ask for the machine again.
+    with contextlib.nullcontext() if args.force else journal.lock(context.spec.name):
         count = provision.tear_down(context)
     print(f"{context.spec.name}: {count or 'no'} machine{'s' * (count != 1)} deleted; {context.spec.url} stays")
     return 0
@@ -253,6 +260,8 @@ def _reap(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
         spec = specs.load(args.gin_file, args.gin_bindings)
         places = [(spec.tpu.project, zone) for zone in spec.tpu.zones] + places
         owner = owner or spec.owner
+    if args.zone and not args.project:
+        raise UserError("needs --project", where="--zone")
     if args.project:
         places = [(args.project, zone) for zone in args.zone] + places
     owners = [owner] if owner else list(dict.fromkeys([specs.default_owner(), *journal.owners()]))
@@ -266,7 +275,10 @@ def _reap(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     if not args.delete:
         print(f"{sum(one.is_due for one in found)} of {len(found)} would be deleted; --delete does it")
     else:
-        print(f"{reap(gcloud, journal, found)} deleted")
+        try:
+            print(f"{reap(gcloud, journal, found)} deleted")
+        except UserError as error:
+            failed = [error, *failed]
     for error in failed[1:]:
         say(str(error))
     if failed:
@@ -307,7 +319,7 @@ def _study(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
         return 0
 
     def one_run(one: study.Member) -> None:
-        stoppable = gcloud.with_clock(_StoppingClock(stopping, gcloud.clock))
+        stoppable = gcloud.with_clock(study.StoppingClock(stopping, Interrupted, gcloud.clock))
         at = Context(one.spec, stoppable, journal, lambda line: say(f"{one.spec.tpu.run}: {line}"))
         with journal.lock(one.spec.name):
             try:
@@ -334,25 +346,6 @@ def _study(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
             f"{len(failed)} of {len(found)} runs failed: {', '.join(failed)}", mend="the same command goes on"
         )
     return 0
-
-
-class _StoppingClock(Clock):
-    """A clock whose sleeper wakes, with Interrupted, once the study is to stop."""
-
-    def __init__(self, stopping: threading.Event, clock: Clock) -> None:
-        self._stopping, self._clock = stopping, clock
-
-    def time(self) -> float:
-        return self._clock.time()
-
-    def sleep(self, seconds: float) -> None:
-        end = self.time() + seconds
-        while not self._stopping.is_set():
-            left = end - self.time()
-            if left <= 0:
-                return
-            self._clock.sleep(min(left, 0.5))
-        raise Interrupted
 
 
 _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, Gcloud, Journal], int], str]] = {
@@ -388,6 +381,8 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--retry", action="store_true", help="go on after crashes whose cause was mended")
         if name in _DRY and name != "reap":
             one.add_argument("--dry_run", action="store_true", help="print what would be changed, change nothing")
+        if name == "down":
+            one.add_argument("--force", action="store_true", help="although another command works on the run")
         if name == "logs":
             one.add_argument("--attempt", type=int, metavar="N", help="default the last one")
             one.add_argument("--all", action="store_true", help="of all attempts")

@@ -24,6 +24,7 @@ class Context:
     gcloud: Gcloud
     journal: Journal
     say: Callable[[str], None]
+    files: str = "RUN.gin"  # as they are named on the command line, for hints
 
     @property
     def clock(self) -> Clock:
@@ -53,7 +54,7 @@ class Context:
 
     def deadline(self) -> float:
         """When the run's machines are to be gone, seconds since the epoch; counted from its first submission."""
-        record = self.storage.read_json(self.url(RECORD))
+        record = self._record()
         return self._deadline(record) if record else self.clock.time() + 3600 * self.spec.tpu.max_hours
 
     def _deadline(self, record: dict[str, Any]) -> float:
@@ -62,8 +63,15 @@ class Context:
 
     def places(self) -> list[tuple[str, str]]:
         """(project, zone)s that the run was ever submitted with, as its record says."""
-        record = self.storage.read_json(self.url(RECORD)) or {}
-        return [(project, zone) for project, zone in record.get("places", [])]
+        return [(project, zone) for project, zone in (self._record() or {}).get("places", [])]
+
+    def _record(self) -> dict[str, Any] | None:
+        record = self.storage.read_record(self.url(RECORD), created=(int, float), owner=str)
+        places = (record or {}).get("places", [])
+        if not isinstance(places, list) or not all(isinstance(p, list) and len(p) == 2 for p in places):
+            what = "is damaged: places must be pairs of project and zone"
+            raise UserError(what, where=self.url(RECORD), mend="remove the object, or mend it by hand")
+        return record
 
     def check_experiment(self) -> None:
         """Raises UserError when the run in the bucket is another experiment than the one that is named now."""
@@ -83,7 +91,7 @@ class Context:
         record: dict[str, Any] = {"created": now, "owner": self.spec.owner, "token": secrets.token_hex(8)}
         record["places"] = places
         if not self.storage.create(self.url(RECORD), json.dumps(record)):
-            record = self.storage.read_json(self.url(RECORD))
+            record = self._record() or record
             if record["owner"] != self.spec.owner:
                 what = f"belongs to {record['owner']}, not to {self.spec.owner}"
                 raise UserError(what, where=self.spec.url, mend="choose another TpuConfig.run")

@@ -1,6 +1,9 @@
 """Looks for what would stop a run before it costs anything."""
 
+import ast
+import posixpath
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 
@@ -26,6 +29,7 @@ def examine(context: Context) -> Iterator[Check]:
     ]
     yield _try("services", lambda: _services(context, services))
     yield _try("bucket", lambda: region_of_bucket(context))
+    yield _try("data", lambda: data_in_bucket(context))
     for zone in tpu.zones:
         kind = accelerator_type(context.spec.where)
 
@@ -60,6 +64,22 @@ def region_of_bucket(context: Context) -> str:
     return location
 
 
+def data_in_bucket(context: Context) -> str:
+    """What is trained on. Raises UserError when the bucket lacks it: workers would find that out, paid for."""
+    prefix, tpu = "DataConfig.train = ", context.spec.tpu
+    [line] = [one for one in context.spec.experiment.splitlines() if one.startswith(prefix)]
+    paths = list(ast.literal_eval(line.removeprefix(prefix)))
+    for path in paths:
+        inside = path.removeprefix(f"{tpu.mount}/{tpu.bucket}/")
+        if inside.startswith("/"):
+            continue  # of the machine, which nobody can see yet
+        url = f"gs://{tpu.bucket}/{posixpath.normpath(inside)}"
+        if not context.storage.folders(f"{url}/"):
+            mend = f"gcloud storage cp -r {shlex.quote(path)} {url}"
+            raise UserError(f"the bucket has no {path!r}", where="DataConfig.train", mend=mend)
+    return ", ".join(paths)
+
+
 def _try(what: str, look: Callable[[], str]) -> Check:
     try:
         return what, True, look()
@@ -88,9 +108,10 @@ def _machines(context: Context) -> str:
     tpu = context.spec.tpu
     places = list(dict.fromkeys([*((tpu.project, zone) for zone in tpu.zones), *context.journal.places()]))
     found, failed = survey(context.gcloud, context.journal, places, {context.spec.owner}, everything=False)
-    if failed:
-        raise failed[0]
     due = [one.name for one in found if one.is_due]
+    if failed:  # what was found elsewhere is said all the same
+        late = f"{', '.join(due)} outlived their time; " if due else ""
+        raise UserError(late + "; ".join(map(str, failed)))
     if due:
         raise UserError(f"{', '.join(due)} outlived their time", mend="python -m tpu_scripts reap --delete")
     if not names(context.spec.where).runtime:

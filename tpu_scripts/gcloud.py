@@ -42,6 +42,11 @@ _PATTERNS = (
     (Kind.CAPACITY, r"RESOURCE_EXHAUSTED|[Qq]uota|no more capacity|[Ss]tockout|enough resources"),
     (Kind.TRANSIENT, r"HTTPError (409|429|5\d\d)|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|INTERNAL|FAILED_PRECONDITION"),
     (Kind.TRANSIENT, r"return code \[255\]|timed out|[Cc]onnection|Could not SSH|Temporary failure"),
+    (
+        Kind.TRANSIENT,
+        r"[Nn]etwork is unreachable|Name or service not known|[Ff]ailed to resolve|Unable to find the server",
+    ),
+    (Kind.TRANSIENT, r"Max retries exceeded|SSLError|RemoteDisconnected|No route to host"),
 )
 _HTTP_429 = re.compile(r"HTTPError 429|rateLimitExceeded|RATE_LIMIT_EXCEEDED")
 

@@ -60,7 +60,7 @@ def _pod(spec: RunSpec) -> dict[str, Any]:
     tpu, chips = spec.tpu, chips_each_host(spec.where)
     environment = {"JAX_COORDINATOR_PORT": str(COORDINATOR_PORT), "PYTHONUNBUFFERED": "1", **tpu.env}
     environment.setdefault("ANCHORTRAIN_CACHE", f"{tpu.mount}/{spec.bucket}/{spec.folder}/xla_cache")
-    env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in environment.items()]
+    env: list[dict[str, Any]] = [{"name": name, "value": _literal(value)} for name, value in environment.items()]
     for name, secret in tpu.secrets.items():  # a Kubernetes secret of the same name, synchronised from Secret Manager
         env.append({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": "latest"}}})
     command = ["python", "-m", "anchortrain", "train", "--gin_file", f"{_CONFIG_DIR}/experiment.gin"]
@@ -103,6 +103,11 @@ def _pod(spec: RunSpec) -> dict[str, Any]:
     }
 
 
+def _literal(value: str) -> str:
+    """Kubernetes replaces `$(NAME)` in values, and reads `$$` as a dollar."""
+    return value.replace("$", "$$")
+
+
 _LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 
 
@@ -129,6 +134,9 @@ def problems(documents: list[dict[str, Any]]) -> list[str]:
         found += [
             f"the variable {e['name']} is no text" for e in container["env"] if not isinstance(e.get("value", ""), str)
         ]
+        for name in [e["valueFrom"]["secretKeyRef"]["name"] for e in container["env"] if "valueFrom" in e]:
+            if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", name):
+                found.append(f"{name} is no name of a Kubernetes secret: a-z, 0-9, '-' and '.' only")
         if container["resources"]["requests"] != container["resources"]["limits"]:
             found.append("TPUs must be requested as they are limited")
     account = pod.get("serviceAccountName", "a")
@@ -153,5 +161,12 @@ def _yaml(value: Mapping[str, Any] | list[Any], depth: int) -> str:
             else:
                 lines.append(f"{head}\n{nested}")
         else:
-            lines.append(f"{head} {json.dumps(one)}\n")
+            lines.append(f"{head} {_scalar(one)}\n")
     return "".join(lines)
+
+
+def _scalar(value: Any) -> str:
+    """JSON's escapes for characters beyond 16 bits are pairs, which YAML does not join: only those that YAML would
+    refuse or fold are escaped, and they are all of 16."""
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -51,7 +51,8 @@ class Journal:
                 entry = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(entry, dict) and "event" in entry:
+            texts = ("event", "project", "zone", "name", "owner")
+            if isinstance(entry, dict) and "event" in entry and all(isinstance(entry.get(t, ""), str) for t in texts):
                 found.append(entry)
         return found
 

@@ -19,6 +19,8 @@ def state(context: Context) -> str:
         return "not submitted"
     machines = provision.find(context)
     known = attempts.read(context)
+    if context.deadline() <= context.clock.time():
+        return "hours are over"
     if not machines:
         return known[-1].outcome if known and known[-1].outcome else "no machine"
     if machines[0].state != "ACTIVE":
@@ -41,13 +43,15 @@ def status(context: Context) -> list[str]:
     if not machines:
         lines.append("  no machine: nothing is paid for")
     known = attempts.read(context)
+    lasts = any(machine.state == "ACTIVE" for machine in machines) and context.deadline() > now
     for one in known[-5:]:
         steps = f"{one.step} to {one.end_step}" if one.outcome else f"from {one.step}"
-        lines.append(f"  attempt {one.number}: {one.outcome or 'going on'}, steps {steps}, began {when(one.time)}")
+        ended = one.outcome or ("going on" if lasts else "cut off")
+        lines.append(f"  attempt {one.number}: {ended}, steps {steps}, began {when(one.time)}")
     if known:
         seen = attempts.reports(context, known[-1].number)
         for s, w in sorted({*seen.heard, *seen.exits}):
-            said = f"exit code {seen.exits[s, w]}" if (s, w) in seen.exits else "running"
+            said = f"exit code {seen.exits[s, w]}" if (s, w) in seen.exits else "running" if lasts else "cut off"
             heard = seen.heard.get((s, w))
             ago = f", heard {duration(max(now - heard, 0))} ago" if heard else ""
             lines.append(f"    worker {s}/{w}: {said}{ago}")
@@ -59,17 +63,30 @@ def log_lines(context: Context, number: int | None, workers: Sequence[tuple[int,
 
     Raises UserError when there is nothing yet.
     """
-    where = "attempt-*" if number is None else f"attempt-{number}"
-    found = {}
-    for one in context.storage.objects(context.url(f"logs/{where}/**")):
+    found, there = {}, set()
+    for one in context.storage.objects(context.url("logs/attempt-*/**")):
         match = re.search(r"/attempt-(\d+)/slice-(\d+)/worker-(\d+)\.log$", one.url)
-        if match and (not workers or (int(match[2]), int(match[3])) in workers):
-            found[one.url] = f"{match[1]} {match[2]}/{match[3]}"
+        if not match:
+            continue
+        attempt, *at = map(int, match.groups())
+        there.add((attempt, *at))
+        if number in (None, attempt) and (not workers or tuple(at) in workers):
+            found[one.url] = f"{attempt} {at[0]}/{at[1]}"
+    if not found and number in (None, *(one[0] for one in there)) and there and workers:
+        raise UserError("no such worker", where="--worker", mend=f"there are {_few({f'{s}/{w}' for _, s, w in there})}")
+    if not found and there:
+        mend = f"there are {_few({str(one[0]) for one in there})}"
+        raise UserError(f"attempt {number} left no logs", where="--attempt", mend=mend)
     if not found:
         raise UserError("there are no logs", where=context.spec.url, mend="they come a minute after the launch")
     streams = [_stamped(context.storage.read(url) or "", who) for url, who in sorted(found.items())]
     for time, who, line in heapq.merge(*streams):
         yield f"{time} {who} {line}"
+
+
+def _few(names: set[str]) -> str:
+    ordered = sorted(names, key=lambda name: [int(part) for part in name.split("/")])
+    return ", ".join(ordered if len(ordered) <= 8 else [*ordered[:4], "...", ordered[-1]])
 
 
 def _stamped(text: str, who: str) -> list[tuple[str, str, str]]:

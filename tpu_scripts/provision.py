@@ -171,8 +171,7 @@ def tear_down(context: Context) -> int:
     for project, zone in dict.fromkeys([*named, *sorted(journalled)]):
         machines = context.machines_of(project)
         try:
-            machine = machines.describe(context.spec.name, zone)
-            nodes = machines.nodes(zone, context.own_labels)
+            machine, nodes = machines.look(context.spec.name, zone, context.own_labels)
             if machine is None and not nodes:
                 if (project, zone) in journalled and not context.gcloud.dry_run:
                     time, name = context.clock.time(), context.spec.name

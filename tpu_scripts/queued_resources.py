@@ -21,6 +21,7 @@ _TPUS = ("compute", "tpus")
 _GONE = ("PREEMPTED", "TERMINATED")  # of a node: its queued resource may go on saying ACTIVE
 _DELETE_SECONDS = 3600.0  # that a deletion may take; it is asked for again all the while
 _SETTLE_SECONDS = 10.0
+_OUTAGE_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,14 +75,19 @@ def labels(spec: RunSpec, deadline: float) -> dict[str, str]:
     }
 
 
+def runtime_version(spec: RunSpec) -> str:
+    """Raises UserError where the API does not have the generation."""
+    runtime = spec.tpu.runtime_version or names(spec.where).runtime
+    if not runtime:
+        what = f"the Cloud TPU API has no {spec.where.generation.name}"
+        raise UserError(what, mend="use `render-jobset` and GKE, or bind TpuConfig.runtime_version")
+    return runtime
+
+
 def create_arguments(spec: RunSpec, zone: str, deadline: float, now: float) -> list[str]:
     """Of `gcloud`, to ask for the machine of a run in a zone. Times: seconds since the epoch."""
     tpu = spec.tpu
-    runtime = tpu.runtime_version or names(spec.where).runtime
-    if not runtime:
-        generation = spec.where.generation.name
-        what = f"the Cloud TPU API has no {generation}"
-        raise UserError(what, mend="use `render-jobset` and GKE, or bind TpuConfig.runtime_version")
+    runtime = runtime_version(spec)
     several = [f"--node-count={tpu.slices}", f"--node-prefix={spec.name}"]
     optional = {"service-account": tpu.service_account, "network": tpu.network, "subnetwork": tpu.subnetwork}
     return [
@@ -130,6 +136,20 @@ class QueuedResources:
         nodes = [one for one in nodes if wanted.items() <= one.labels.items()]
         return sorted(nodes, key=lambda one: (len(one.name), one.name))
 
+    def look(
+        self, name: str, zone: str, wanted: Mapping[str, str], end: float | None = None
+    ) -> tuple[Machine | None, list[Node]]:
+        """What is to be deleted. It is paid for until it is gone, so an outage is waited out until `end`."""
+        clock = self._gcloud.clock
+        end = clock.time() + _DELETE_SECONDS if end is None else end
+        while True:
+            try:
+                return self.describe(name, zone), self.nodes(zone, wanted)
+            except GcloudError as error:
+                if error.kind is not Kind.TRANSIENT or clock.time() > end:
+                    raise
+                clock.sleep(_OUTAGE_SECONDS)
+
     def create(self, spec: RunSpec, zone: str, deadline: float) -> None:
         """Asks for the machine; that it is there already is no error. The journal knows of it before Google does."""
         now = self._gcloud.clock.time()
@@ -154,13 +174,12 @@ class QueuedResources:
         clock = self._gcloud.clock
         end, pause, created = clock.time() + seconds, 2.0, ""
         while True:
-            machine = self.describe(name, zone)
+            machine, nodes = self.look(name, zone, wanted, end)
             if machine is not None and machine.created != (created := created or machine.created):
                 return  # gone, and somebody has asked for another of this name
             if machine is not None and not wanted.items() <= machine.labels.items():
                 # Its description may lack labels of nodes that are being deleted; those of others it does not lack.
                 raise UserError(f"{name} in {zone} has other labels", mend="it is not this run's, so it stays")
-            nodes = self.nodes(zone, wanted)
             if machine is None and not nodes:
                 break
             try:

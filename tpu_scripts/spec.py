@@ -170,7 +170,9 @@ _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 # Only what Cloud Storage and every shell take as it is.
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
-_PACKAGE = re.compile(r"|gs://\S+\.whl|[A-Za-z0-9_.-]+==[A-Za-z0-9_.+!-]+")
+_PACKAGE = re.compile(r"|gs://\S+\.whl|anchortrain==[A-Za-z0-9_.+!-]+")
+_VALUE = re.compile(r"(hf_|sk-|gh[pousr]_|glpat-|AIza)[\w-]{16,}|[0-9a-fA-F]{40,}")  # of a secret, by its shape
+_READ_ONLY = ("BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID")  # in bash, which sets the others
 
 
 def _rules(tpu: TpuConfig, owner: str) -> list[tuple[str, bool, str, str | None]]:
@@ -179,6 +181,15 @@ def _rules(tpu: TpuConfig, owner: str) -> list[tuple[str, bool, str, str | None]
     secret = next((name for name in tpu.env if _SECRET.search(name)), None)
     variables = [name for name in (*tpu.env, *tpu.secrets) if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)]
     names = [name for name in tpu.secrets.values() if not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", name)]
+    names += [name for name in tpu.secrets.values() if _VALUE.fullmatch(name)]
+    fixed = [name for name in (*tpu.env, *tpu.secrets) if name in _READ_ONLY]
+    twice = sorted(set(tpu.env) & set(tpu.secrets))
+    words = {
+        "network": r"[a-z0-9][a-z0-9./:-]*",
+        "subnetwork": r"[a-z0-9][a-z0-9./:-]*",
+        "service_account": r"[a-z0-9]([a-z0-9@._:-]*[a-z0-9])?",
+        "runtime_version": r"[a-z0-9][a-z0-9._-]*",
+    }
     length = len(owner) + 1 + len(tpu.run)
     return [
         (
@@ -227,7 +238,7 @@ def _rules(tpu: TpuConfig, owner: str) -> list[tuple[str, bool, str, str | None]
         (
             "package",
             bool(_PACKAGE.fullmatch(tpu.package)),
-            f"must be '', a gs:// wheel or NAME==VERSION, got {tpu.package!r}",
+            f"must be '', a gs:// wheel or anchortrain==VERSION, got {tpu.package!r}",
             "every worker and attempt must install the same",
         ),
         ("max_attempts", tpu.max_attempts >= 1, f"must be at least 1, got {tpu.max_attempts}", None),
@@ -241,6 +252,13 @@ def _rules(tpu: TpuConfig, owner: str) -> list[tuple[str, bool, str, str | None]
             "TPU_SKIP_MDS_QUERY" not in tpu.env,
             "must not have TPU_SKIP_MDS_QUERY: jax would not find the pod",
             None,
+        ),
+        ("env", not fixed, f"or secrets has {fixed[:1]}, which bash does not let anybody set", None),
+        ("env", not twice, f"and TpuConfig.secrets both have {twice[:1]}", "name it in one of them"),
+        *(
+            (field, not value or bool(re.fullmatch(form, value)), f"is no name that gcloud takes: {value!r}", None)
+            for field, form in words.items()
+            for value in [getattr(tpu, field)]
         ),
         ("secrets", not names, "must hold names in Secret Manager, not the secrets themselves", None),
         (

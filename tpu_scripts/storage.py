@@ -39,6 +39,17 @@ class Storage:
         except ValueError:
             raise UserError("is damaged: not JSON", where=url, mend="remove the object, or mend it by hand") from None
 
+    def read_record(self, url: str, **fields: type | tuple[type, ...]) -> dict[str, Any] | None:
+        """As `read_json`, of an object that has fields of such types. Raises UserError where it has not."""
+        found = self.read_json(url)
+        if found is None:
+            return None
+        wrong = [name for name, kind in fields.items() if not isinstance(found, dict) or not _is(found.get(name), kind)]
+        if wrong:
+            what = f"is damaged: {wrong[0]} is missing or of the wrong type"
+            raise UserError(what, where=url, mend="remove the object, or mend it by hand")
+        return found
+
     def write(self, url: str, text: str) -> None:
         self._gcloud.run(["storage", "cp", "-", url], stdin=text, changes=True)
 
@@ -51,7 +62,7 @@ class Storage:
             if error.kind is not Kind.EXISTS:
                 raise
             return self.read(url) == text
-        return True
+        return not self._gcloud.dry_run or self.read(url) is None
 
     def upload(self, path: str, url: str) -> None:
         """Copies a local file."""
@@ -77,3 +88,7 @@ class Storage:
                 return []
             raise
         return [line.strip().rstrip("/").rpartition("/")[2] for line in text.splitlines() if line.strip() != url]
+
+
+def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

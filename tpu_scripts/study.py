@@ -1,6 +1,7 @@
 """Sizes x methods x seeds as runs on TPUs: what they may cost, in which order they go, and how far they are."""
 
 import dataclasses
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from anchortrain.errors import UserError
 from anchortrain.gin_reader import Bound
 from tpu_scripts import spec as specs
+from tpu_scripts.gcloud import Clock
 from tpu_scripts.spec import RunSpec, TpuConfig, TpuStudyConfig
 
 
@@ -49,9 +51,11 @@ def members(tpu: TpuConfig, study: TpuStudyConfig, bound: dict[str, Bound]) -> l
 def _check(study: TpuStudyConfig) -> None:
     strange = [m for pair in study.starts_from.items() for m in pair if m not in study.methods]
     unknown = [size for size in (*study.accelerators, *study.max_hours) if size not in study.sizes]
+    odd = [name for name in (*study.sizes, *study.methods) if not re.fullmatch(r"[A-Za-z0-9_-]+", name)]
     for field, right, what in (
         ("sizes", study.sizes and len(set(study.sizes)) == len(study.sizes), "must name sizes, each once"),
         ("methods", study.methods, "is empty; name methods and their gin files"),
+        ("sizes", not odd, f"or methods has {odd[:1]}; they name runs: only letters, digits, '-' and '_'"),
         ("seeds", study.seeds >= 1, f"must be at least 1, got {study.seeds}"),
         ("concurrency", study.concurrency >= 1, f"must be at least 1, got {study.concurrency}"),
         ("starts_from", not strange, f"has {', '.join(strange)}, which TpuStudyConfig.methods lacks"),
@@ -149,3 +153,22 @@ def run(
         for future in [pool.submit(work, one) for one in found]:
             future.result()
     return failed
+
+
+class StoppingClock(Clock):
+    """A clock whose sleeper wakes, with `error`, once the study is to stop."""
+
+    def __init__(self, stopping: threading.Event, error: type[BaseException], clock: Clock) -> None:
+        self._stopping, self._error, self._clock = stopping, error, clock
+
+    def time(self) -> float:
+        return self._clock.time()
+
+    def sleep(self, seconds: float) -> None:
+        end = self.time() + seconds
+        while not self._stopping.is_set():
+            left = end - self.time()
+            if left <= 0:
+                return
+            self._clock.sleep(min(left, 0.5))
+        raise self._error

@@ -33,14 +33,14 @@ class Supervisor:
         self.context = context
         self.forgiven = len(attempts.read(context)) if retry else 0
 
-    def run(self) -> None:
+    def run(self, deadline: float) -> None:
         """Returns when the run is finished. Raises UserError when going on makes no sense or the time is over."""
         context = self.context
-        deadline = context.deadline()
         context.say(f"machines of {context.spec.name} are deleted at {when(deadline)} at the latest")
         while True:
             try:
                 if context.is_finished():
+                    self._close()
                     break
                 if context.clock.time() >= deadline:
                     raise UserError(
@@ -58,7 +58,6 @@ class Supervisor:
                     raise
                 context.say(f"{error.reason}; looking again in {duration(_OUTAGE_SECONDS)}")
                 context.clock.sleep(_OUTAGE_SECONDS)
-        self._close()
         context.say(f"finished: {context.spec.url}/train")
 
     def refuse_loop(self) -> None:
@@ -195,4 +194,4 @@ class Supervisor:
         return lines[-1].partition(" ")[2].removeprefix("anchortrain: error: ") if lines else "it left no log"
 
     def _log_command(self) -> str:
-        return "see `python -m tpu_scripts logs` with the same gin file"
+        return f"see `python -m tpu_scripts logs {self.context.files}`"

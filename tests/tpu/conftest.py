@@ -43,6 +43,7 @@ class World:
         self.store = Memory(lambda: self.time)
         self.cloud = FakeCloud({"scenario": scenario}, self.store, lambda: self.time, None)
         self.pod = Pod(self.cloud, scenario["hosts"] * slices, steps, crashes)
+        self.store.write("bucket/prepared/docs/data", "x")
         self.journal = Journal(folder / "state")
         self.kill, self.applied, self.calls = None, False, itertools.count(1)
         self.said: list[str] = []

@@ -71,12 +71,12 @@ class Folder:
 
     def items(self):
         found = []
-        for path in self.root.rglob("*"):
-            try:
-                if path.is_file() and not path.name.endswith(".upload"):
+        for folder, _, names in os.walk(self.root):  # which passes over folders that go meanwhile
+            for path in (Path(folder, name) for name in names if not name.endswith(".upload")):
+                try:
                     found.append((str(path.relative_to(self.root)), path.stat().st_size, path.stat().st_mtime))
-            except OSError:
-                continue  # went in between
+                except OSError:
+                    continue  # went in between
         return found
 
 

@@ -62,6 +62,8 @@ class Sandbox:
         (folder / "path").mkdir()
         (self.cloud / "site" / "sitecustomize.py").write_text(_CHIPS)
         (self.cloud / "buckets/bucket/anchortrain-0.1.0-py3-none-any.whl").write_text("wheel")
+        (self.cloud / "buckets/bucket/prepared/docs").mkdir(parents=True)
+        (self.cloud / "buckets/bucket/prepared/docs/index").write_text("")
         values = {"{trainer}": trainer, "{root}": str(ROOT), "{python}": sys.executable, "{{}}": "{}"}
         for name, text in _SHIMS.items():
             for key, value in values.items():

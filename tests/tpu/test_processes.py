@@ -44,6 +44,7 @@ def test_submit_is_preempted_and_resumes(sandbox):
 
 def test_launching_is_locked_per_attempt(sandbox):
     one = sandbox(faults=[{"verb": "ssh", "nth": 5, "kind": "255", "applied": True}])
+    assert one.run("create", "--no_plan").returncode == 0
     for _ in range(2):
         assert one.run("launch").returncode == 0
     assert one.run("supervise").returncode == 0
@@ -52,6 +53,7 @@ def test_launching_is_locked_per_attempt(sandbox):
 
 def test_a_worker_that_is_stopped_goes_on_from_its_last_step(sandbox):
     one = sandbox(env={"TOY_SECONDS": "0.3"})
+    assert one.run("create", "--no_plan").returncode == 0
     assert one.run("launch").returncode == 0
     while len(list(one.cloud.glob("starts-*"))) < 2:
         time.sleep(0.1)
@@ -122,6 +124,7 @@ def test_an_interrupted_study_leaves_no_machine(sandbox):
 
 def test_the_guard_deletes_what_nobody_watches(sandbox):
     one = sandbox(["TpuConfig.max_hours = 0.006"])  # 22 seconds
+    assert one.run("create", "--no_plan").returncode == 0
     assert one.run("launch").returncode == 0
     deadline = time.monotonic() + 60
     while one.machines:
@@ -171,7 +174,7 @@ def test_a_real_run_is_preempted_and_resumes(sandbox, data, tmp_path):  # noqa: 
         events=[{"checkpoint": 10, "what": "suspend"}],
     )
     bucket = one.cloud / "buckets/bucket"
-    (bucket / "prepared").mkdir()
+    shutil.rmtree(bucket / "prepared/docs")
     shutil.copytree(data.documents, bucket / "prepared/docs")
     assert one.run("submit", "--no_plan", timeout=400).returncode == 0
     assert one.machines == []

@@ -154,7 +154,7 @@ def test_reaping_is_dry_and_waits_for_the_time(world, capsys):
 def test_dry_runs_change_nothing(world):
     one = world()
     assert one.run("create", "--dry_run") == 0
-    assert not one.cloud.left() and not one.store.objects and not one.journal.read()
+    assert not one.cloud.left() and list(one.store.objects) == ["bucket/prepared/docs/data"] and not one.journal.read()
     assert any("would run: gcloud compute tpus queued-resources create" in line for line in one.said)
 
 

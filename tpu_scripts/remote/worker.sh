@@ -147,6 +147,13 @@ upload() {
   gcloud storage cp "$1" "$2" --quiet >/dev/null 2>&1
 }
 
+# COUNT WORD... NAME=VALUE...: a command of COUNT words, with variables that may have the names of ours.
+become() {
+  unset DELETE ENVIRONMENT SECRETS TRAIN # arrays would not be exported
+  export "${@:$1+2}"
+  exec "${@:2:$1}"
+}
+
 run() {
   exec 8>"$STATE/attempt-$ATTEMPT.lock"
   flock -n 8 || exit 0
@@ -162,15 +169,11 @@ run() {
     for pair in ${SECRETS[@]+"${SECRETS[@]}"}; do # into the process's memory, and nowhere else
       value=$(gcloud secrets versions access latest --secret="${pair#*=}" --project="$PROJECT" --quiet) ||
         { echo "anchortrain: cannot read the secret ${pair#*=}"; exit 78; }
-      export "${pair%%=*}=$value"
+      ENVIRONMENT+=("${pair%%=*}=$value")
     done
     [[ -e $stop ]] && exit 143
-    # Last, and from arguments that are set before: the training's variables may have the names of ours.
     set -- "$VENV/bin/python" -m anchortrain "${TRAIN[@]}"
-    for pair in ${ENVIRONMENT[@]+"${ENVIRONMENT[@]}"}; do
-      export "${pair?}"
-    done
-    exec "$@"
+    become $# "$@" "${ENVIRONMENT[@]}"
   ) > >(stamp >>"$log") 2>&1 </dev/null 8>&- &
   pid=$!
   (while sleep "$UPLOAD_SECONDS"; do upload "$log" "$remote.log"; done) </dev/null >/dev/null 2>&1 8>&- &
