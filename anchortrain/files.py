@@ -22,13 +22,16 @@ def read_text(path: str | Path, what: str) -> str:
 def write_bytes_atomic(path: str | Path, content: bytes) -> None:
     """Writes beside `path`, then renames, so that a reader never sees half a file.
 
-    Parent directories are made. Raises UserError when the system refuses (no space, no permission);
+    Parent directories are made; a link stays one. What is no file (a device, a pipe) is written to as it is. Raises UserError when the system refuses (no space, no permission);
     nothing is left behind then.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(content)
+            return
         try:
             with open(partial, "wb") as file:
                 file.write(content)

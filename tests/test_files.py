@@ -1,6 +1,7 @@
 """Files are written whole or not at all."""
 
 import os
+import threading
 
 import pytest
 
@@ -34,3 +35,18 @@ def test_json_has_no_nan(tmp_path):
     with pytest.raises(ValueError):
         write_json_atomic(tmp_path / "a.json", float("nan"))
     assert not os.listdir(tmp_path)
+
+
+def test_links_stay_links_and_pipes_are_written_to(tmp_path):
+    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text_atomic(link, "new")
+    assert link.is_symlink() and target.read_text() == "new"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    write_text_atomic(pipe, "through")
+    reader.join(10)
+    assert read == ["through"] and pipe.is_fifo()

@@ -176,18 +176,31 @@ class _Request:
             from anchortrain.decode.baselines import BASELINES
 
             def generate(asked: Sequence[str], first: int) -> list[dict[str, Any]]:
-                indices = range(first, first + len(asked))
+                nonlocal used
+                indices = range(begun + first, begun + first + len(asked))
+                used = max(used, indices.stop)
                 return sample(model, vocabulary, asked, config, keys=keys, seed=self.seed, indices=indices)
 
+            begun = used = number = 0
             for prompt, count in Counter(self.prompts).items():
+                begun = used  # another prompt, other random numbers
                 for row in BASELINES[self.baseline](prompt, count, generate):
                     progress(1)
-                    yield row
+                    yield row | {"index": number}
+                    number += 1
         elif self.in_sets:
+            first = 0
             for prompt, count in Counter(self.prompts).items():
-                options = {"keys": keys, "seed": self.seed, "steering": self.steering, "distinct": self.distinct}
+                options = {
+                    "keys": keys,
+                    "seed": self.seed,
+                    "first": first,
+                    "steering": self.steering,
+                    "distinct": self.distinct,
+                }
                 options |= {"plans": count, "responses": self.responses, "progress": progress}
                 yield from sample_set(model, vocabulary, prompt, config, **options)
+                first += count * self.responses
         else:
             options = {"keys": keys, "seed": self.seed, "steering": self.steering}
             waiting: dict[int, dict[str, Any]] = {}

@@ -32,6 +32,7 @@ def sample_set(
     responses: int = 1,
     distinct: bool = False,
     seed: int = 0,
+    first: int = 0,
     steering: Steering = UNSTEERED,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] = lambda done: None,
@@ -42,6 +43,8 @@ def sample_set(
       plans: how many.
       responses: to each.
       distinct: no plan twice (`decode.distinct`), always under the grammar; fewer come where there are not more.
+      first: index of the first row. Sets of several prompts need different ones, `plans * responses` apart: the same
+        seed and index draw with the same random numbers.
       progress: called with the number of rows that were finished since the last call.
 
     Returns:
@@ -60,14 +63,15 @@ def sample_set(
         if steering:
             what = "distinct plans cannot be steered"
             raise UserError(what, mend="draw them independently, or steer nothing")
-        first = _distinct(model, vocabulary, prompt, config, keys=keys, plans=plans, seed=seed, mesh=mesh)
-        rows = _again(model, vocabulary, first, config, range(responses), plans, options)
+        drawn = _distinct(model, vocabulary, prompt, config, keys=keys, plans=plans, seed=seed, index=first, mesh=mesh)
+        rows = _again(model, vocabulary, drawn, config, range(responses), (first, plans), options)
     else:
         prompts = [prompt] * plans
-        rows = sample(model, vocabulary, prompts, config, keys=keys, steering=steering, **options)
+        indices = range(first, first + plans)
+        rows = sample(model, vocabulary, prompts, config, keys=keys, steering=steering, indices=indices, **options)
         rows = [row | {"plan": i} for i, row in enumerate(rows)]
         closed = [row for row in rows if Role.TEXT in row["roles"]]
-        rows += _again(model, vocabulary, closed, config, range(1, responses), plans, options)
+        rows += _again(model, vocabulary, closed, config, range(1, responses), (first, plans), options)
     return sorted(rows, key=lambda row: (row["plan"], row["index"]))
 
 
@@ -77,14 +81,15 @@ def _again(
     rows: Sequence[Row],
     config: SamplingConfig,
     numbers: Iterable[int],
-    plans: int,
+    numbering: tuple[int, int],
     options: dict[str, Any],
 ) -> list[Row]:
-    """A response with each of the numbers to the plan of each row."""
+    """A response with each of the numbers to the plan of each row. `numbering`: the first index, and how many plans."""
+    first, plans = numbering
     asked = [(row, number) for row in rows for number in numbers]
     if not asked:
         return []
-    indices = [row["plan"] + number * plans for row, number in asked]
+    indices = [first + row["plan"] + number * plans for row, number in asked]
     made = resample_responses(model, vocabulary, [row for row, _ in asked], config, indices=indices, **options)
     extra = ("plan", "inclusion")
     return [new | {name: row[name] for name in extra if name in row} for new, (row, _) in zip(made, asked, strict=True)]
@@ -99,6 +104,7 @@ def _distinct(
     keys: Sequence[str],
     plans: int,
     seed: int,
+    index: int,
     mesh: Mesh | None,
 ) -> list[Row]:
     """Rows without responses."""
@@ -106,7 +112,7 @@ def _distinct(
     engine = Engine(
         model, vocabulary, keys, places=1, most_tokens=len(tokens) + config.max_annotation_tokens, mesh=mesh
     )
-    request = Request(tokens, GrammarKey("annotation", tuple(keys)), config, seed, 0)
+    request = Request(tokens, GrammarKey("annotation", tuple(keys)), config, seed, index)
     found = distinct_annotations(engine, request, plans)
     return [_row(prompt, i, one, vocabulary) for i, one in enumerate(found)]
 

@@ -87,6 +87,15 @@ def test_sets(run, capsys):
         assert len(tokens) == 3 and all(0 < row["inclusion"] <= 1 for row in rows)
 
 
+@pytest.mark.parametrize("how", [["--distinct"], ["--responses", "2"]])
+def test_sets_of_several_prompts_are_drawn_with_numbers_of_their_own(run, capsys, how):
+    """One plan a prompt: were the numbers the same, a model that hardly reads its prompt would plan always the same."""
+    prompts = [part for i in range(12) for part in ("--prompt", f"Tell me {i}.")]
+    rows = rows_of(capsys, run, *prompts, "-n", "12", *how)
+    assert len({row["index"] for row in rows}) == len(rows)
+    assert len({tuple(row["tokens"][: row["roles"].index(Role.TEXT)]) for row in rows}) > 4
+
+
 def test_temperatures_and_baselines(run, capsys):
     rows = rows_of(capsys, run, "--prompt", "Tell me.", "-n", "3", "--temperatures", "0,1.5")
     assert [row["temperature"] for row in rows] == [0.0] * 3 + [1.5] * 3
