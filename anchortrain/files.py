@@ -22,8 +22,8 @@ def read_text(path: str | Path, what: str) -> str:
 def write_bytes_atomic(path: str | Path, content: bytes) -> None:
     """Writes beside `path`, then renames, so that a reader never sees half a file.
 
-    Parent directories are made; a link stays one; a device or a pipe is written to as it is. Raises UserError when the system refuses (no space, no permission);
-    nothing is left behind then.
+    Parent directories are made; a link stays one; a device or a pipe is written to as it is. Raises UserError when the
+    system refuses (no space, no permission); nothing is left behind then.
     """
     path = Path(os.path.realpath(path))
     partial = path.with_name(path.name + ".partial")
