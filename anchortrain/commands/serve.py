@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
     with bind(config) as bound:  # before anything slow: it may be taken
         app = _load(args.run, config)
         log_to_stderr()
-        print(f"{config.name}: {url_of(bound)}", flush=True)
-        run(app, config, bound)
+        run(app, config, bound, on_ready=lambda: print(f"{config.name}: {url_of(bound)}", flush=True))
     return 0
 
 

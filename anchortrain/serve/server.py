@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -51,7 +52,8 @@ class Server(uvicorn.Server):
     A second signal ends the process at once.
     """
 
-    def __init__(self, app: Starlette, config: ServeConfig) -> None:
+    def __init__(self, app: Starlette, config: ServeConfig, *, on_ready: Callable[[], None] = lambda: None) -> None:
+        self._on_ready = on_ready
         self._service: Service = app.state.service
         self._grace = config.grace_s
         self._drain: asyncio.Task[None] | None = None
@@ -73,9 +75,10 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begins the sampler's thread, then listens."""
+        """Begins the sampler's thread, listens, then says so: who reads the address may connect at once."""
         self._service.worker.start()
         await super().startup(sockets)
+        self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
@@ -106,9 +109,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def run(app: Starlette, config: ServeConfig, bound: socket.socket) -> None:
-    """Serves until a signal; returns after the drain."""
-    Server(app, config).run(sockets=[bound])
+def run(app: Starlette, config: ServeConfig, bound: socket.socket, *, on_ready: Callable[[], None]) -> None:
+    """Serves until a signal; returns after the drain. Calls `on_ready` once it listens and takes signals."""
+    Server(app, config, on_ready=on_ready).run(sockets=[bound])
 
 
 def log_to_stderr() -> None:
