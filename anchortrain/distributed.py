@@ -213,6 +213,9 @@ def _check_devices() -> None:
         by_count.setdefault(counts[index], []).append(index)
     if len(by_count) > 1:
         parts = [f"{count} on {', '.join(map(str, who))}" for count, who in sorted(by_count.items())]
+        # Waits for the others: one that is still looking for devices needs the process that coordinates them.
+        with contextlib.suppress(RuntimeError):
+            jax.distributed.shutdown()
         raise AgreedError(f"processes differ in local devices: {' but '.join(parts)}")
 
 
