@@ -46,6 +46,10 @@ def make_tag(key: str, value: str) -> Tag:
         raise AnnotationError(
             f"annotation value of {key!r} has {len(value)} characters, at most {MAX_VALUE_CHARACTERS}"
         )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise AnnotationError(f"annotation value of {key!r} is no valid Unicode text: {value!r}") from None
     if found := _FORBIDDEN_IN_VALUE.search(value):
         raise AnnotationError(f"annotation value of {key!r} contains the delimiter {found.group()!r}: {value!r}")
     return Tag(key, value)

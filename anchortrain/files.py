@@ -19,19 +19,26 @@ def read_text(path: str | Path, what: str) -> str:
         raise UserError(f"{what} is not UTF-8 text", where=str(path)) from None
 
 
+def is_stream(path: str | Path) -> bool:
+    """Whether something is there that is neither a file nor a directory: a device or a pipe."""
+    # Not of the resolved path: `/dev/stdout` may lead to a pipe, which has none.
+    path = Path(path)
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def write_bytes_atomic(path: str | Path, content: bytes) -> None:
     """Writes beside `path`, then renames, so that a reader never sees half a file.
 
     Parent directories are made; a link stays one; a device or a pipe is written to as it is. Raises UserError when the
     system refuses (no space, no permission); nothing is left behind then.
     """
-    path = Path(os.path.realpath(path))
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_bytes(content)
+        if is_stream(path):
+            Path(path).write_bytes(content)
             return
+        path = Path(os.path.realpath(path))
+        partial = path.with_name(path.name + ".partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(partial, "wb") as file:
                 file.write(content)

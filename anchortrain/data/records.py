@@ -103,7 +103,6 @@ def _annotation(value: Any, field: str, where: str) -> Annotation | None:
         found = from_json(value)
     except AnnotationError as error:
         raise UserError(f"field {field!r}: {error}", where=where, mend="correct the tag or leave it out") from None
-    text_field("".join(tag.value for tag in found), field, where, empty=True)
     return found
 
 

@@ -145,6 +145,7 @@ def _read_json_lines(
     path: Path, start: Position, prefix: str, seen: Callable[[int], None]
 ) -> Iterator[tuple[Position, Line]]:
     with open(path, "rb") as stored, _decompressed(stored, path.suffix) as file:
+        seekable = stored.seekable()  # a pipe does not say how far it was read
         number, offset = start if start.offset else START
         if offset:
             file.seek(offset)
@@ -154,7 +155,7 @@ def _read_json_lines(
                 raise UserError(what, where=f"{path}:{number + 1}", mend="put one record on each line")
             if number >= start.number and data.strip():
                 line = Line(data, f"{path}:{number + 1}", f"{prefix}:{number + 1}")
-                seen(stored.tell())
+                seen(stored.tell() if seekable else offset + len(data))
                 yield Position(number, offset if _is_plain(path) else 0), line
             number += 1
             offset += len(data)

@@ -37,6 +37,11 @@ _VERBALIZED = (
 )
 
 
+def indices_used(count: int) -> int:
+    """Indices of samples that `count` answers to a prompt take at most, from 0 on."""
+    return max(_CALLS * -(-count // PER_CALL), 2 * count)
+
+
 def brainstorm(prompt: str, count: int, generate: Generate) -> Iterator[dict[str, Any]]:
     """Asks for ideas, then for an answer to each (the paper's baseline)."""
     ideas = _gathered(_BRAINSTORM, prompt, count, generate, items)

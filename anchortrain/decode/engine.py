@@ -155,6 +155,8 @@ class Engine:
         if request.given and (grammar.text_stage[start] or start == grammars.INVALID or value_left < 0):
             raise UserError("what is given of the annotation is not the beginning of a well-formed one")
         least = int(grammar.distance[start])
+        if least == grammars.FAR and request.grammar.begun is not None:
+            raise UserError(f"the vocabulary cannot spell {request.grammar.begun[1].strip()!r}")
         if (request.given or request.config.constrain) and least > left:
             what = f"the annotation takes {least} tokens more at least, its limit leaves {left}"
             raise UserError(what, mend="raise max_annotation_tokens")
@@ -217,12 +219,14 @@ class Engine:
     def start(self, request: Request) -> tuple[int, int]:
         """State and characters left of a value after what is given of the annotation."""
         # What is given may have keys that cannot be drawn: it is read by the grammar of all.
-        grammar = self.pool.whole
-        state, left = self.pool.grammar(request.grammar).start, grammars.VALUE_BUDGET
+        grammar, begin = self.pool.whole, self.pool.grammar(request.grammar).start
+        state, left = grammars.OPEN if request.given else begin, grammars.VALUE_BUDGET
         for token in request.tokens[len(request.tokens) - request.given :]:
             state = int(grammar.next_state[state, token])
             in_value = grammar.role[state] == Role.ANNOTATION_VALUE
             left = left - int(grammar.characters[token]) if in_value else grammars.VALUE_BUDGET
+        if request.grammar.begun is not None:
+            return begin, left
         return (grammar.value_end if request.value_ended and left >= 0 else state), left
 
     def _admit(self) -> None:

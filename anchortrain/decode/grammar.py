@@ -31,6 +31,7 @@ MODES = ("two_stage", "single_stage", "document", "annotation")
 
 FAR = 255  # distance of what cannot be reached; also an upper limit for keys, in tokens
 VALUE_BUDGET = MAX_VALUE_CHARACTERS + 1  # the space before a value included
+MOST_BEGUN = 32  # bytes of a value that may be given as text and not as tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,7 @@ class GrammarKey(NamedTuple):
     keys: tuple[str, ...]
     stops: tuple[str, ...] = ()
     closes: bool = True
+    begun: tuple[str, str] | None = None
 
 
 def compile_grammar(vocabulary: Vocabulary, keys: Sequence[str], *, mode: str, columns: int | None = None) -> Grammar:
@@ -160,6 +162,8 @@ class GrammarCompiler:
         self.separator = separator
         self.stop = self.add(Role.ANNOTATION_KEY, np.full(columns, FORBIDDEN, np.int16))
         self.value_end = self.add(Role.ANNOTATION_VALUE, self.inside(close=CLOSED))
+        # For values that are given as text. Where there are none, nothing leads to them.
+        self.begun = [self.add(Role.ANNOTATION_VALUE, np.full(columns, FORBIDDEN, np.int16)) for _ in range(MOST_BEGUN)]
         if self.after_space:
             spaced = self.add(Role.ANNOTATION_VALUE, self.inside())
             for tokens in self.later:
@@ -219,13 +223,37 @@ class GrammarCompiler:
         if values.may_end(state) or (self.after_space and values.ends_in_space(state)):
             row[self.branches] = self.rows[self.separator][self.branches]
 
-    def grammar(self, mode: str, keys: Sequence[str], stops: Sequence[str] = (), closes: bool = True) -> Grammar:
+    def begin(self, table: np.ndarray, before: str, text: str) -> None:
+        """Fills the rows of `self.begun`: in the i-th, i bytes of `text` have been spelt. Tokens may spell it in any
+        way, and the last may go beyond it: a word that has begun comes out as the model cuts it into tokens."""
+        begun, state = text.encode(), values.advance(VALUE_START, before.encode()) if before else VALUE_START
+        for i in range(len(begun)):
+            row, rest = table[self.begun[i]], begun[i:]
+            row[:] = self.inside()
+            for token in self.plain:
+                data = self.bytes[token] or b""
+                if data.startswith(rest):
+                    following = values.advance(state, begun[:i] + data)
+                    row[token] = INVALID if following is None else self.values.get(following, INVALID)
+                elif data and rest.startswith(data):
+                    row[token] = self.begun[i + len(data)]
+
+    def grammar(
+        self,
+        mode: str,
+        keys: Sequence[str],
+        stops: Sequence[str] = (),
+        closes: bool = True,
+        begun: tuple[str, str] | None = None,
+    ) -> Grammar:
         """The grammar of one of `MODES` for some of the keys.
 
         Args:
           keys: that may be drawn.
           stops: of these, those upon which nothing is drawn any more; the value is not begun.
           closes: whether the annotation may be closed.
+          begun: it starts within a value: the text of it that has been drawn, and the text that must follow, of at most
+            `MOST_BEGUN` bytes.
 
         Raises:
           UserError: when an annotation is asked for and there are no keys.
@@ -246,15 +274,18 @@ class GrammarCompiler:
                 table[table == end] = INVALID
             elif key in stops:
                 table[table == end] = self.stop
+        if begun is not None:
+            self.begin(table, *begun)
         if not closes:
             table[table == CLOSED] = INVALID
+        start = OPEN if begun is None else self.begun[0]
         return Grammar(
             next_state=table,
             role=np.array(self.roles, np.uint8),
             distance=_distances(table),
             characters=self.characters,
             reserve=np.array(self.reserve, np.uint8),
-            start=TEXT if mode == "single_stage" else OPEN,
+            start=TEXT if mode == "single_stage" else start,
             value_end=self.value_end,
         )
 

@@ -21,11 +21,23 @@ def encode_turns(vocabulary: Vocabulary, turns: Sequence[str]) -> list[int]:
     return encode_conversations(vocabulary, [turns])[0]
 
 
+def _check_text(turn: str) -> None:
+    if not isinstance(turn, str):
+        raise UserError(f"a prompt must be a text, got {turn!r}", mend="give a list of texts")
+    try:
+        turn.encode()
+    except UnicodeEncodeError as error:
+        what = f"it is no valid Unicode text at character {error.start + 1}"
+        raise UserError(what, where=f"prompt {turn[:30]!r}", mend="replace the lone surrogate") from None
+
+
 def encode_conversations(vocabulary: Vocabulary, conversations: Sequence[Sequence[str]]) -> list[list[int]]:
     """`encode_turns` of each."""
     for turns in conversations:
         if len(turns) % 2 == 0:
             raise ValueError("a conversation must begin and end with the user")
+        for turn in turns:
+            _check_text(turn)
     end = vocabulary.encode(PROMPT_END)
     encoded = iter(vocabulary.encode_batch([turn for turns in conversations for turn in turns]))
     found = []

@@ -199,6 +199,8 @@ def _places(requests: int, config: SamplingConfig) -> int:
 
 def _read(vocabulary: Vocabulary, prompts: Sequence[str], mode: str) -> list[list[int]]:
     """The prompts in tokens. Raises UserError for those that cannot be used."""
+    if isinstance(prompts, str):
+        raise UserError("prompts must be a list of texts, got one text", mend="put it into a list")
     if not prompts:
         raise UserError("there is nothing to sample", mend="give at least one prompt")
     if mode != "document":

@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from anchortrain.annotation import AnnotationError, Tag, from_json, make_tag, parse, pieces
+from anchortrain.annotation import AnnotationError, Tag, from_json, parse, pieces
 from anchortrain.data.vocabulary import Vocabulary
-from anchortrain.decode.grammar import GrammarKey
+from anchortrain.decode.grammar import MOST_BEGUN, GrammarKey
 from anchortrain.decode.samples import Pair
 from anchortrain.decode.settings import SamplingConfig
 from anchortrain.errors import UserError
@@ -24,15 +24,26 @@ ATTEMPTS = 256  # to draw a plan without forbidden tags
 _SHORTEST_VALUE, _CLOSE = 1, 1
 
 
+def checked(value: Mapping[str, str | Sequence[str]] | Sequence[Sequence[str]], *, where: str) -> tuple[Tag, ...]:
+    """Tags from JSON, as `annotation.from_json` has them. Raises UserError."""
+    try:
+        return from_json(value)
+    except AnnotationError as error:
+        raise UserError(str(error), where=where) from None
+
+
 @dataclasses.dataclass(frozen=True)
 class Steering:
-    """Raises UserError where it contradicts itself.
+    """Raises UserError where it contradicts itself, or a tag breaks the grammar.
+
+    Tags may be given as `annotation.from_json` takes them, too; one that is given twice counts once.
 
     Attributes:
       fixed: tags that the plan has. No other values of these keys are drawn.
       forbidden: tags that it may not have.
       required: keys that it has, whatever the values.
-      prefix: how the plan begins: `topic: fox; pla`. A value at its end may go on, unless `;` comes after it.
+      prefix: how the plan begins: `topic: fox; pla`. A value at its end may go on, within its last word or after it,
+        unless `;` comes after it.
       plan: the whole plan, of which nothing is drawn; empty for an empty one.
     """
 
@@ -43,6 +54,16 @@ class Steering:
     plan: tuple[Tag, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("fixed", "forbidden", "plan"):
+            if (given := getattr(self, name)) is not None:
+                tags = checked(given, where=f"Steering.{name}")
+                object.__setattr__(self, name, tags if name == "plan" else tuple(dict.fromkeys(tags)))
+        if isinstance(self.required, str) or not all(isinstance(key, str) for key in self.required):
+            what = f"must be a list of keys, got {self.required!r}"
+            raise UserError(what, where="Steering.required")
+        if not isinstance(self.prefix, str):
+            raise UserError(f"must be a text, got {self.prefix!r}", where="Steering.prefix")
+        object.__setattr__(self, "required", tuple(dict.fromkeys(self.required)))
         if self.plan is not None and (self.fixed or self.forbidden or self.required or self.prefix):
             raise UserError("a whole plan leaves nothing to fix, forbid or require", mend="give the plan alone")
         if both := set(self.fixed) & set(self.forbidden):
@@ -80,12 +101,24 @@ def parse_plan(text: str, *, where: str) -> tuple[Tag, ...]:
         raise UserError(str(error), where=where) from None
 
 
-def checked(value: Mapping[str, str | Sequence[str]] | Sequence[Sequence[str]], *, where: str) -> tuple[Tag, ...]:
-    """Tags from JSON, as `annotation.from_json` has them. Raises UserError."""
-    try:
-        return from_json(value)
-    except AnnotationError as error:
-        raise UserError(str(error), where=where) from None
+def unusual(steering: Steering, keys: Sequence[str]) -> str | None:
+    """What the plans that are asked for have in common with few of the training data, in words; None for nothing.
+
+    Args:
+      keys: of the schema, in the order in which they usually stand in an annotation.
+    """
+    prefix, plan = steering.prefix, steering.plan
+    named = [tag.key for tag in plan] if plan else [part.partition(":")[0] for part in prefix.split("; ")]
+    places = [keys.index(key) for key in named if key in keys]
+    if places != sorted(places):
+        usual = ", ".join(keys[place] for place in sorted(set(places)))
+        return f"in the training data these keys stand in the order {usual}"
+    left_out = [
+        key for i, key in enumerate(keys) if i not in places and (plan is not None or i < max(places, default=0))
+    ]
+    if plan == () or not left_out:
+        return None
+    return f"plans of the training data may have {', '.join(left_out)} as well"
 
 
 class Phase(NamedTuple):
@@ -121,12 +154,14 @@ class Steered:
         self._named = {tag.key for tag in fixed}
         self._free = [] if steering.plan is not None else [key for key in self._keys if key not in self._named]
         self._claimed: set[str] = set()  # keys of the prefix
+        self._text: tuple[str, str] | None = None  # of the prefix's last value, see `GrammarKey.begun`
         self._begun, self._value_ended, self._candidates = self._read_prefix(steering.prefix)
         required = set(steering.required) - self._named - self._claimed
         # A whole plan keeps its order; sorting keeps that of several values of a key.
         items = fixed if steering.plan is not None else sorted((*fixed, *required), key=self._place)
         self._items: tuple[Tag | str, ...] = tuple(items)
-        least = len(self._begun) + self._length(self._items, first=not self._begun) + _CLOSE
+        begun = len(vocabulary.encode(self._text[1])) if self._text else 0
+        least = len(self._begun) + begun + self._length(self._items, first=not self._begun) + _CLOSE
         if least > config.max_annotation_tokens:
             what = f"what is given of the plan takes {least} tokens with its end, max_annotation_tokens is"
             raise UserError(f"{what} {config.max_annotation_tokens}", mend="raise it, or give less")
@@ -134,7 +169,8 @@ class Steered:
     def first(self) -> Phase:
         """Raises nothing: what can be wrong was seen before."""
         if not self._candidates:
-            return self._next(self._begun, self._value_ended, self._items)
+            phase = self._next(self._begun, self._value_ended, self._items)
+            return phase._replace(grammar=phase.grammar._replace(begun=self._text))
         candidates, reserved = tuple(self._candidates), self._length(self._items) + _SHORTEST_VALUE + _CLOSE
         key = GrammarKey("annotation", candidates, candidates, closes=False)
         return Phase(self._begun, len(self._begun), self._value_ended, key, self._items, reserved, False)
@@ -185,9 +221,10 @@ class Steered:
         return drawn + sum(len(self._tokens(item, later=i > 0 or not first)) for i, item in enumerate(items))
 
     def _check_key(self, key: str) -> None:
+        if not self._keys:
+            raise UserError(f"the model was trained without annotations: it plans no {key!r}", mend="steer nothing")
         if key not in self._keys:
-            known = ", ".join(self._keys) or "none"
-            raise UserError(f"the model knows no key {key!r}", mend=f"use one of its keys: {known}")
+            raise UserError(f"the model knows no key {key!r}", mend=f"use one of its keys: {', '.join(self._keys)}")
 
     def _read_prefix(self, prefix: str) -> tuple[list[Pair], bool, list[str]]:
         """Tokens of a prefix, whether its last value is complete, and the keys of which one comes next, if it stops
@@ -212,20 +249,27 @@ class Steered:
             return given, bool(given), free
         self._check_key(key)
         self._claim(key, where)
-        later, value = bool(given), value.lstrip(" ")
-        try:
-            tag = make_tag(key, value or "x")
-        except AnnotationError as error:
-            raise UserError(str(error), where=where) from None
-        tokens = self._tokens(tag, later=later)
+        value, given = value.lstrip(" "), given + self._tokens(key, later=bool(given))
         if not value:
-            tokens = [pair for pair in tokens if pair[1] != Role.ANNOTATION_VALUE]
-        return given + tokens, False, []
+            return given, False, []
+        checked({key: value if value.rstrip() == value else f"{value}x"}, where=where)
+        before, self._text = _cut(f" {value}")
+        tokens = self._vocabulary.encode(before) if before else []
+        return given + [(token, int(Role.ANNOTATION_VALUE)) for token in tokens], False, []
 
     def _claim(self, key: str, where: str) -> None:
         if key in self._named:
             raise UserError(f"{key!r} is fixed and in the prefix", where=where, mend="give it once")
         self._claimed.add(key)
+
+
+def _cut(value: str) -> tuple[str, tuple[str, str]]:
+    """A value that may go on: what can be given as tokens, and `GrammarKey.begun`. A word that has begun may be cut
+    into other tokens than the whole word is, so that the last one is given as text."""
+    start = value.rfind(" ")
+    if len(value[start:].encode()) > MOST_BEGUN:  # no word, or in a script without spaces
+        start = len(value) - MOST_BEGUN // 4
+    return value[:start], (value[:start], value[start:])
 
 
 def _key_of(item: Tag | str) -> str:

@@ -2,11 +2,13 @@
 
 Requests in one batch may follow different grammars (a mode, or keys that are fixed already); each has a page. Most
 tokens of a vocabulary lead to the same states wherever they stand, so a table has a column for each class of tokens and
-not for each token: 100,000 tokens are a few hundred classes.
+not for each token: 100,000 tokens are a few hundred classes. A value that is given as text tells tokens apart by their
+spelling: classes are cut in two for it, into columns that are kept free.
 
 Shapes: G pages, S states of a page, N = G * S, J classes of tokens, V columns of the model's head.
 """
 
+import functools
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +18,8 @@ import numpy as np
 
 from anchortrain.data.vocabulary import Vocabulary
 from anchortrain.decode.grammar import FORBIDDEN, Grammar, GrammarCompiler, GrammarKey
+
+_SPARE = 256  # columns for classes that are cut
 
 
 class Tables(NamedTuple):
@@ -42,29 +46,28 @@ class GrammarPool:
           columns: width of the model's head.
           pages: grammars that may be in flight together.
         """
-        self._compiler = GrammarCompiler(vocabulary, keys, columns)
-        self.whole = self._compiler.grammar("document" if keys else "single_stage", keys)
+        compiler = GrammarCompiler(vocabulary, keys, columns)
+        self.whole = compiler.grammar("document" if keys else "single_stage", keys)
         self.states = len(self.whole.role)
-        self._first, self._class_V = _classes(self.whole)
-        self._grammars: dict[GrammarKey, Grammar] = {}
-        self._page: OrderedDict[GrammarKey, int] = OrderedDict()  # least lately used first
+        self._begun = compiler.begun  # states in which tokens of a class may differ
+        # Those in flight are asked for all the time; of others, which may be large, few are kept.
+        self._grammar = functools.lru_cache(2 * pages)(lambda key: compiler.grammar(*key))
+        self._classes = _classes(self.whole)
+        self._columns = len(self._classes[0]) + _SPARE
         self._users: dict[int, int] = dict.fromkeys(range(pages), 0)
-        self._host = _empty(pages * self.states, len(self._first), self._class_V, self.whole.characters)
-        self._tables: Tables | None = None
+        self._forget_cuts()
 
     def grammar(self, key: GrammarKey) -> Grammar:
         """Raises UserError like `GrammarCompiler.grammar`."""
-        if key not in self._grammars:
-            self._grammars[key] = self._compiler.grammar(*key)
-        return self._grammars[key]
+        return self._grammar(key)
 
     def take(self, key: GrammarKey) -> int | None:
         """The first row of a grammar's page, for a request, which must give it back; None while all are in use."""
         if key not in self._page:
-            page = self._free_page()
-            if page is None:
+            grammar, page = self.grammar(key), self._free_page()
+            if page is None or (key.begun is not None and not self._tell_apart(grammar)):
                 return None
-            self._write(page, self.grammar(key))
+            self._write(page, grammar)
             self._page[key] = page
         self._page.move_to_end(key)
         self._users[self._page[key]] += 1
@@ -88,9 +91,37 @@ class GrammarPool:
         for key, page in self._page.items():
             if not self._users[page]:
                 del self._page[key]
-                self._grammars.pop(key, None)
                 return page
         return None
+
+    def _tell_apart(self, grammar: Grammar) -> bool:
+        """Cuts classes until the tokens of each do the same in `grammar`, too; False while columns are too few."""
+        found = _cut(self._first, self._class_V, grammar.next_state[self._begun])
+        if len(found[0]) > self._columns:
+            if any(self._users.values()):
+                return False
+            self._forget_cuts()
+            found = _cut(self._first, self._class_V, grammar.next_state[self._begun])
+            if len(found[0]) > self._columns:
+                self._columns = len(found[0])
+                self._forget_cuts()
+        before, count = self._class_V, len(self._first)
+        self._first, self._class_V = found
+        of_J = before[self._first[count:]]  # the class that each new one was cut from
+        host = self._host
+        for array in (host.next_state_NJ, host.free_cost_NJ, host.cost_NJ, host.value_cost_NJ):
+            array[:, count : count + len(of_J)] = array[:, of_J]
+        host.class_V[:] = self._class_V
+        self._tables = None
+        return True
+
+    def _forget_cuts(self) -> None:
+        """Begins with empty pages. Nobody may be using one."""
+        self._first, self._class_V = self._classes
+        self._page: OrderedDict[GrammarKey, int] = OrderedDict()  # least lately used first
+        rows = len(self._users) * self.states
+        self._host = _empty(rows, self._columns, self._class_V.copy(), self.whole.characters)
+        self._tables: Tables | None = None
 
     def _write(self, page: int, grammar: Grammar) -> None:
         rows, host = slice(page * self.states, (page + 1) * self.states), self._host
@@ -100,7 +131,7 @@ class GrammarPool:
             (host.cost_NJ, grammar.cost(constrain=True)),
             (host.value_cost_NJ, grammar.value_cost()),
         ):
-            array[rows] = values[:, self._first]
+            array[rows, : len(self._first)] = values[:, self._first]
         for array, values in (
             (host.role_N, grammar.role),
             (host.text_stage_N, grammar.text_stage),
@@ -115,6 +146,19 @@ def _classes(grammar: Grammar) -> tuple[np.ndarray, np.ndarray]:
     does_SV = np.concatenate([grammar.next_state, grammar.characters[None]])
     _, first_J, class_V = np.unique(does_SV.T, axis=0, return_index=True, return_inverse=True)
     return first_J, class_V.reshape(-1).astype(np.int32)
+
+
+def _cut(first_J: np.ndarray, class_V: np.ndarray, rows_SV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Classes as those given, and further ones after them where tokens of a class differ in some rows of a table."""
+    odd = np.flatnonzero((rows_SV != rows_SV[:, first_J[class_V]]).any(axis=0))
+    if not len(odd):
+        return first_J, class_V
+    _, first, of = np.unique(
+        np.concatenate([class_V[None, odd], rows_SV[:, odd]]).T, axis=0, return_index=True, return_inverse=True
+    )
+    cut_V = class_V.copy()
+    cut_V[odd] = len(first_J) + of.reshape(-1)
+    return np.concatenate([first_J, odd[first]]), cut_V
 
 
 def _empty(rows: int, classes: int, class_V: np.ndarray, characters_V: np.ndarray) -> Tables:

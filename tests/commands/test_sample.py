@@ -1,6 +1,7 @@
 """`anchortrain sample` end to end, on a run with random parameters."""
 
 import json
+import os
 
 import pytest
 from flax import nnx
@@ -25,6 +26,7 @@ def run(tmp_path, monkeypatch) -> str:
     info = RunInfo(vocabulary.hash, vocabulary.size, "tokenizer.json", ["hero"], 64)
     loaded = LoadedRun(Transformer(config, 384, rngs=nnx.Rngs(0)), vocabulary, None, info, 1)
     monkeypatch.setattr(anchortrain.checkpoint, "load_run", lambda path: loaded)
+    monkeypatch.setattr(anchortrain.checkpoint, "fingerprint", lambda path: str(path))
     return "run"
 
 
@@ -104,22 +106,107 @@ def test_temperatures_and_baselines(run, capsys):
     captured = capsys.readouterr()
     # A model with random parameters writes no list.
     assert captured.out == "" and "0 samples" in captured.err
-    assert "2 were asked for; answers that hold no list count nothing" in captured.err
+    assert "2 were asked for: answers that hold no list count nothing" in captured.err
 
 
-def test_a_table_comes_as_samples_are_finished(run, capsys, monkeypatch):
+def interrupt_after(monkeypatch, count: int) -> None:
+    """Ctrl-C once so many samples are drawn."""
     from anchortrain.decode import sampler
 
     def broken(*args, **kwargs):
         for i, pair in enumerate(whole(*args, **kwargs)):
-            if i == 20:
+            if i == count:
                 raise KeyboardInterrupt
             yield pair
 
     whole = sampler.stream
     monkeypatch.setattr(sampler, "stream", broken)
+
+
+def test_a_table_comes_as_samples_are_finished(run, capsys, monkeypatch):
+    interrupt_after(monkeypatch, 20)
     assert cli.main(["sample", run, "--prompt", "Tell me.", "-n", "64", *LIMITS]) == cli.EXIT_INTERRUPTED
     assert len(capsys.readouterr().out.splitlines()) > 3
+
+
+KINDS = [
+    [],
+    ["--responses", "2", "--distinct"],
+    ["--temperatures", "0.7,1.2", "--responses", "2"],
+    ["--baseline", "list"],
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["plain", "distinct", "temperatures", "baseline"])
+def test_an_interrupted_file_is_taken_up_again(run, tmp_path, capsys, monkeypatch, kind):
+    prompts = ["--prompt", "Tell me.", "--prompt", "Tell us.", "--prompt", "Tell them."]
+    argv = ["sample", run, *prompts, "-n", "24", *kind, *LIMITS]
+    whole, file = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    assert cli.main([*argv, "--jsonl", str(whole)]) == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 20)
+        code = cli.main([*argv, "--jsonl", str(file)])
+    error = capsys.readouterr().err
+    assert not file.exists() or code == 0
+    left = tmp_path / "cut.jsonl.unfinished"
+    if code == cli.EXIT_INTERRUPTED and left.exists():
+        assert "are kept, the same command goes on from there" in error
+        with open(left, "ab") as cut:  # killed while it wrote
+            cut.write(b'{"rows": [{"prom')
+        before = left.read_bytes()
+        assert cli.main([*argv, "--seed", "1", "--jsonl", str(file)]) == 2
+        assert (
+            "holds rows of another request" in capsys.readouterr().err
+            and left.read_bytes() == before.rpartition(b"\n")[0] + b"\n"
+        )
+    assert cli.main([*argv, "--jsonl", str(file)]) == 0
+    rows, expected = ([json.loads(line) for line in path.read_text().splitlines()] for path in (file, whole))
+    for row, other in zip(rows, expected, strict=True):
+        for name in [name for name in row if name.endswith("_logprob")]:
+            assert row.pop(name) == pytest.approx(other.pop(name), abs=1e-3)
+        assert row == other
+    assert not left.exists()
+
+
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_drawn(run, tmp_path, capsys, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError
+
+    monkeypatch.setattr(anchortrain.checkpoint, "load_run", never)
+    (tmp_path / "file").write_text("")
+    for path, message in ((tmp_path, "is a directory"), (tmp_path / "file" / "out.jsonl", "cannot write")):
+        assert cli.main(["sample", run, "--prompt", "Hi", "--jsonl", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+
+
+def test_prompts_come_through_a_pipe(run, capsys):
+    """A new process, for a standard input of its own."""
+    reading, writing = os.pipe()
+    os.write(writing, b'{"prompt": "One?"}\n{"prompt": "Two?"}\n')
+    os.close(writing)
+    rows = rows_of(capsys, run, "--prompts", f"/dev/fd/{reading}", "-n", "4")
+    os.close(reading)
+    assert [row["prompt"] for row in rows] == ["One?", "Two?"] * 2
+
+
+def test_what_will_hardly_be_wanted_is_said(run, capsys):
+    def said(*argv) -> str:
+        rows_of_argv = ["sample", run, *argv, "--jsonl", *LIMITS]
+        assert cli.main(rows_of_argv) == 0
+        return capsys.readouterr().err
+
+    assert "more than the 64 of a row in training" in said("--prompt", "fox " * 200, "-n", "1")
+    assert "-n 1 is less than the 2 prompts" in said("--prompt", "Hi", "--prompt", "Ho", "-n", "1")
+    assert "1 sample, " in said("--prompt", "Hi", "-n", "1")
+    assert "warning" not in said("--prompt", "Hi", "-n", "1", "--plan", "hero: fox")
+    alone = ["--prompt", "Hi", "-n", "1", "--single_stage"]
+    assert "drawn: --annotation_top_k, --constrain changes nothing" in said(
+        *alone, "--constrain", "--annotation_top_k", "3"
+    )
+    assert "warning" not in said(*alone)
+    few = said("--prompt", "Hi", "-n", "40", "--distinct", "--annotation_top_k", "1")
+    assert "40 were asked for: there are no more plans, with these settings" in few
 
 
 @pytest.mark.parametrize("mode", ["--single_stage", "--document"])
@@ -148,6 +235,10 @@ def test_modes(run, tmp_path, mode):
         (["--prompt", "Hi", "--response_temperature", "-1"], "response_temperature"),
         (["--prompt", "Hi", "--single_stage", "--document"], "not allowed with"),
         (["--prompts", "absent.jsonl"], "absent.jsonl"),
+        (["--prompt", "\udcff"], "--prompt: is not UTF-8 text"),
+        (["--prompt", "Hi", "--set", "hero=\udcff"], "--set: is not UTF-8 text"),
+        (["--prompt", "Hi", "--temperatures", "1,0.5,1"], "a temperature is given twice"),
+        (["--prompt", "Hi", "--temperatures", "1,2", "--annotation_temperature", "2"], "give one of the two"),
     ],
 )
 def test_mistakes_end_in_one_line(run, capsys, argv, message):

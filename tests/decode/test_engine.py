@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from anchortrain.config import MeshConfig
+from anchortrain.decode import tables
 from anchortrain.decode.engine import Engine, Request
 from anchortrain.decode.grammar import GrammarKey
 from anchortrain.decode.sampler import sample
@@ -145,6 +146,26 @@ def test_more_grammars_than_pages_wait_for_one_another(model, vocabulary, keys):
     requests = [request(vocabulary, some, index, constrain=True) for index, some in enumerate(several * 2)]
     expected = run(engine, requests)
     engine.pool = type(engine.pool)(vocabulary, keys, columns=engine.columns, pages=1)
+    assert all(alike(one, other) for one, other in zip(run(engine, requests), expected, strict=True))
+
+
+@pytest.mark.parametrize("spare", [0, 20, 60])
+def test_values_given_as_text_take_turns_where_columns_are_few(model, vocabulary, keys, monkeypatch, spare):
+    texts = [" f", " the o", " m", " late", " São", " x", " <", " mi"]
+    requests = [
+        dataclasses.replace(
+            one, grammar=one.grammar._replace(begun=("", text)), config=dataclasses.replace(one.config, constrain=True)
+        )
+        for index, text in enumerate(texts * 2)
+        for one in [request(vocabulary, keys, index, given=vocabulary.encode("hero:"))]
+    ]
+    requests.insert(3, request(vocabulary, keys, 99, constrain=True))
+    engine = Engine(model, vocabulary, keys, places=4, most_tokens=MOST)
+    expected = run(engine, requests)
+    for one, drawn in zip(requests, expected, strict=True):
+        assert vocabulary.decode(drawn.tokens).startswith(one.grammar.begun[1] if one.grammar.begun else "")
+    monkeypatch.setattr(tables, "_SPARE", spare)
+    engine.pool = type(engine.pool)(vocabulary, keys, columns=engine.columns)
     assert all(alike(one, other) for one, other in zip(run(engine, requests), expected, strict=True))
 
 

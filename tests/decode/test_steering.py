@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,12 +13,13 @@ from anchortrain.decode.prompts import encode_turns
 from anchortrain.decode.sampler import sample
 from anchortrain.decode.samples import to_row
 from anchortrain.decode.settings import SamplingConfig
-from anchortrain.decode.steering import Steering, parse_tags
+from anchortrain.decode.steering import Steering, parse_tags, unusual
 from anchortrain.decode.stream import Sampler
+from anchortrain.decode.values import token_bytes
 from anchortrain.errors import UserError
 from anchortrain.roles import Role
 from tests.conftest import shared_data
-from tests.decode.test_sampler import PROMPTS, assert_same, prompt_tokens, prompts
+from tests.decode.test_sampler import PROMPTS, assert_same, full_logits, prompt_tokens, prompts
 
 CONFIG = SamplingConfig(max_annotation_tokens=64, max_response_tokens=8, constrain=True, batch_size=16)
 # `flat_model` at this boost closes an annotation now and then, so that tags come before and after a fixed one.
@@ -113,6 +115,56 @@ def test_a_prefix_is_gone_on_from(flat_model, vocabulary, keys):
     assert all(text.startswith("here: a b") and "; place: mill" in text and "; hero: fox" in text for text in mixed)
 
 
+def test_a_word_that_has_begun_comes_out_as_the_model_cuts_it_into_tokens(flat_model, vocabulary, keys):
+    """Fixed tokens of ` mi` would keep the model from ever writing ` mill`, which is one token."""
+    mill, fox = vocabulary.encode(" mill"), vocabulary.encode(" fox")
+    assert len(mill) == len(fox) == 1 and vocabulary.encode(" mi")[0] != mill[0]
+
+    def values(prefix, n=96, **what):
+        rows = steered(flat_model(0.0), vocabulary, keys, n=n, prefix=prefix, **what)
+        for row in rows:
+            check_tokens(row, vocabulary)
+            assert row["annotation_text"].startswith(prefix)
+        return rows
+
+    def first(row, text):
+        """The token after `text`."""
+        after = row["tokens"][1 + sum(len(vocabulary.encode(part)) for part in text) :]
+        return after[0]
+
+    begun = values("place: mi")
+    assert {first(row, ["place:"]) for row in begun} >= {*mill, vocabulary.encode(" m")[0]}
+    later = values("hero: the old f")
+    assert {first(row, ["hero:"]) for row in later} == {vocabulary.encode(" the")[0]}  # the words before are given
+    assert fox[0] in {first(row, ["hero:", " the old"]) for row in later}
+    for prefix in ("hero: the old ", "hero: <an", "hero: São Pau", "hero: " + "x" * 40, "hero: fox; place: mi"):
+        assert len({row["annotation_text"] for row in values(prefix, n=8)}) > 4
+    both = values("here: the mi", n=32, fixed=(Tag("place", "mill"),), required=("hero",))
+    assert all({"hero", "place"} <= {key for key, _ in row["annotation"]} for row in both)
+
+
+def test_a_word_that_has_begun_is_drawn_from_the_models_own_distribution(model, vocabulary, keys):
+    prompt = encode_turns(vocabulary, PROMPTS[:1])
+    key = vocabulary.encode("place:")
+    context = [*prompt, vocabulary.ann_open, *key]
+    logits = np.asarray(full_logits(model, jnp.asarray(context)), np.float64)[-1]
+    spelt = token_bytes(vocabulary)
+    may = [i for i, data in enumerate(spelt) if data and (data.startswith(b" mi") or b" mi".startswith(data))]
+    allowed = np.array([i for i in may if b";" not in spelt[i] and b"\n" not in spelt[i]])
+    expected = np.exp(logits[allowed] - logits[allowed].max())
+    expected /= expected.sum()
+    config = dataclasses.replace(CONFIG, max_response_tokens=1)
+    sampler = Sampler(model, vocabulary, keys, places=16, most_tokens=160)
+    for index in range(64):
+        sampler.submit(prompt, config, seed=2, index=index, steering=Steering(prefix="place: mi"))
+    seen = set()
+    for update in sampler.run():
+        token, logprob = update.sample.tokens[1 + len(key)], update.logprobs[1 + len(key)]
+        assert logprob == pytest.approx(np.log(expected[list(allowed).index(token)]), abs=1e-3)
+        seen.add(token)
+    assert len(seen) > 1
+
+
 def test_forbidden_tags_are_avoided_or_refused(model, vocabulary, keys):
     short = dataclasses.replace(CONFIG, annotation_temperature=0.5, max_annotation_tokens=7)
     counts = Counter(
@@ -203,7 +255,7 @@ def test_log_probabilities_are_of_what_was_drawn(model, vocabulary, keys):
     prompt = encode_turns(vocabulary, PROMPTS[:1])
     sampler = Sampler(model, vocabulary, keys, places=16, most_tokens=128)
     for index in range(12):
-        steering = Steering(prefix="hero: f", fixed=(Tag("place", "mill"),))
+        steering = Steering(prefix="hero: f;", fixed=(Tag("place", "mill"),))
         sampler.submit(prompt, CONFIG, seed=5, index=index, steering=steering)
     given = [token for text in ("hero:", " f") for token in vocabulary.encode(text)]
     place = [token for text in ("; place:", " mill") for token in vocabulary.encode(text)]
@@ -257,6 +309,25 @@ def test_contradictions_and_wrong_modes_are_refused(model, vocabulary, keys):
     fox = Tag("hero", "fox")
     with pytest.raises(UserError, match="fixed and forbidden"):
         Steering(fixed=(fox,), forbidden=(fox,))
+    assert Steering(fixed={"hero": ["fox", "hen", "fox"]}).fixed == (fox, Tag("hero", "hen"))
+    assert Steering(required=("hero", "hero")).required == ("hero",)
+    for wrong, message in (
+        ({"fixed": (Tag("place", "a;b"),)}, "Steering.fixed: .*delimiter ';'"),
+        ({"fixed": (Tag("place", ""),)}, "Steering.fixed: .*non-empty"),
+        ({"forbidden": (Tag("place", "\ud800"),)}, "Steering.forbidden: .*no valid Unicode"),
+        ({"plan": ("hero",)}, "Steering.plan: a tag must be a pair"),
+        ({"required": "hero"}, "Steering.required: must be a list of keys"),
+        ({"prefix": None}, "Steering.prefix: must be a text"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Steering(**wrong)
+    for prompts_, message in (
+        ("Hi", "got one text"),
+        ([None], "must be a text, got None"),
+        (["a\udfff"], "at character 2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sample(model, vocabulary, prompts_, CONFIG, keys=keys)
     with pytest.raises(UserError, match="whole plan leaves nothing"):
         Steering(fixed=(fox,), plan=())
     with pytest.raises(UserError, match="mode two_stage, not single_stage"):
@@ -266,6 +337,22 @@ def test_contradictions_and_wrong_modes_are_refused(model, vocabulary, keys):
         parse_tags(["hero"], where="--set")
     with pytest.raises(UserError, match="--set: .*delimiter ';'"):
         parse_tags(["hero=a;b"], where="--set")
+
+
+def test_plans_unlike_those_of_the_training_data_are_told_apart():
+    keys = ["hero", "place", "time"]
+    for what, said in (
+        ({"plan": {"hero": "fox", "place": "mill", "time": "dawn"}}, None),
+        ({"plan": ()}, None),
+        ({"plan": {"place": "mill", "hero": "fox"}}, "stand in the order hero, place"),
+        ({"plan": {"hero": "fox", "time": "dawn"}}, "may have place as well"),
+        ({"prefix": "hero: fox; pl"}, None),
+        ({"prefix": "place: mi"}, "may have hero as well"),
+        ({"prefix": "place: mill; hero: "}, "in the order hero, place"),
+        ({"fixed": {"time": "dawn", "hero": "fox"}}, None),
+    ):
+        found = unusual(Steering(**what), keys)
+        assert found == said or (found and said and said in found)
 
 
 def test_sentencepiece_puts_a_space_of_its_own_before_a_separator(flat_model_of, keys):
