@@ -249,6 +249,8 @@ class Steered:
             return given, bool(given), free
         self._check_key(key)
         self._claim(key, where)
+        if value and not value.startswith(" "):
+            raise UserError(f"a tag must read 'key: value', got {rest!r}", where=where)
         value, given = value.lstrip(" "), given + self._tokens(key, later=bool(given))
         if not value:
             return given, False, []
