@@ -127,7 +127,9 @@ class Service:
         try:
             draws = await self.worker.draw(ask.draws, watched=ask.stream)
         except UserError as error:
-            raise ApiError(400, str(error), code="cannot_be_drawn") from None
+            # All else was seen before: only the grammar's shortest annotation is longer than the limit.
+            param = "anchortrain.max_annotation_tokens"
+            raise ApiError(400, f"{param}: {error}", param=param, code="invalid_value") from None
         self._metrics.tokens.labels("prompt").inc(ask.prompt_tokens)
         return draws
 

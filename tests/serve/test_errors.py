@@ -142,6 +142,7 @@ def test_messages_say_what_is_wrong(http, path, given, message):
         ({"fixed": {"hero": "fox" * 60}, "max_annotation_tokens": 5}, "fixed", "tokens"),
         ({"fixed": [["hero", f"x{i}"] for i in range(5000)]}, "fixed", "at most 4096"),
         ({"mode": "document"}, "mode", "two_stage"),
+        ({"prefix": "hero: a; ", "max_annotation_tokens": 8}, "max_annotation_tokens", "tokens more at least"),
         ({"max_annotation_tokens": 65}, "max_annotation_tokens", "at most 64"),
         ({"annotation_top_p": 2}, "annotation_top_p", "less than or equal to 1"),
         ({"constrain": 1}, "constrain", "boolean"),
