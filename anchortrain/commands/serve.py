@@ -33,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--name", metavar="MODEL", help="of the model in requests (default: the directory's)")
     parser.add_argument(
-        "--cors_origin", action="append", default=[], metavar="URL", help="whose pages may use it; several times"
+        "--cors_origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="whose pages may use it, as scheme://host[:port]; several times",
     )
     parser.add_argument(
         "--no_auth", action="store_true", help=f"beyond the loopback without an API key in ${API_KEY}: for anyone"

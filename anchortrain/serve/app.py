@@ -100,7 +100,8 @@ def make_app(sampler: AnySampler, served: Served, config: ServeConfig) -> Starle
                 CORSMiddleware,
                 allow_origins=list(config.cors_origins),
                 allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type"],
+                allow_headers=["*"],  # clients send many of their own; who may ask is decided by the origin
+                expose_headers=["retry-after", "x-request-id"],
             )
         )
     middleware.append(Middleware(Guard, config=config))

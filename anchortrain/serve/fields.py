@@ -5,15 +5,17 @@ What is not supported is named here, too: it may have the value that changes not
 
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from anchortrain import annotation
-from anchortrain.annotation import Annotation
+from anchortrain.annotation import Annotation, Tag
 from anchortrain.decode.settings import FILTERS
 from anchortrain.serve.errors import ApiError
 
-MOST_STOPS = 4
+_MOST_STOPS = 4
 _MOST_STOP_CHARACTERS = 256
+_MOST_TAGS = 4096  # far more than any plan has; but values to forbid may be many
+_MOST_PREFIX_CHARACTERS = 1 << 14
 _LEAST_TEMPERATURE = 1e-3  # lower ones overflow in float32
 _MOST_TEMPERATURE = 100.0
 
@@ -28,8 +30,20 @@ def _temperature(value: Any) -> Any:
     return value
 
 
-def _tags(value: Any) -> Annotation | None:
-    return None if value is None else annotation.from_json(value)
+def _pairs(value: Any) -> Any:
+    """Tags in their other form, `{key: value or [values]}`, as pairs; what is neither is left to be refused."""
+    if not isinstance(value, dict):
+        return value
+    return [[key, one] for key, of in value.items() for one in (of if isinstance(of, list) else [of])]
+
+
+def _tag(value: Any) -> Tag:
+    return annotation.from_json([value])[0]
+
+
+def _once(tags: list[Tag]) -> Annotation:
+    """A tag that is given twice is one."""
+    return tuple(dict.fromkeys(tags))
 
 
 def _within(name: str) -> Any:
@@ -38,18 +52,24 @@ def _within(name: str) -> Any:
 
 
 Temperature = Annotated[float | None, BeforeValidator(_temperature)]
-Tags = Annotated[Any, BeforeValidator(_tags)]  # {key: value or [values]}, or [[key, value], …]
+# Lists end at their first error: a body of nothing but errors would keep everyone waiting for them all.
+Tags = Annotated[
+    list[Annotated[Any, BeforeValidator(_tag)]],
+    Field(max_length=_MOST_TAGS, fail_fast=True),
+    BeforeValidator(_pairs),
+    AfterValidator(_once),
+]
 
 
 class Extension(_Strict):
     """The object `anchortrain` of a request. Settings without a stage in their name are the response's."""
 
     mode: Literal["two_stage", "single_stage"] | None = None
-    fixed: Tags = None
-    forbidden: Tags = None
-    required: list[str] = []
-    prefix: str | None = None
-    plan: Tags = None
+    fixed: Tags | None = None
+    forbidden: Tags | None = None
+    required: Annotated[list[str], Field(max_length=_MOST_TAGS, fail_fast=True)] = []
+    prefix: str | None = Field(None, max_length=_MOST_PREFIX_CHARACTERS)
+    plan: Tags | None = None
     return_annotation: bool = False
     constrain: bool | None = None
     max_annotation_tokens: int | None = Field(None, ge=1)
@@ -77,7 +97,7 @@ class _Body(_Strict):
     max_tokens: int | None = Field(None, ge=1)
     temperature: Temperature = None
     top_p: float | None = _within("top_p")
-    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=_MOST_STOPS, fail_fast=True)] | None = None
     seed: int | None = Field(None, ge=0, lt=1 << 32)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -107,7 +127,13 @@ class TextPart(_Strict):
 
 class Message(_Strict):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
+    # What the message of an answer also has, so that it can be sent back as it is.
+    refusal: str | None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: None = None
 
     @property
     def text(self) -> str:
@@ -117,7 +143,7 @@ class Message(_Strict):
 class ChatBody(_Body):
     """Of `/v1/chat/completions`."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: Literal[0] | None = None
@@ -161,7 +187,7 @@ class ChatBody(_Body):
 class CompletionBody(_Body):
     """Of `/v1/completions`."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1)]
+    prompt: str | Annotated[list[str], Field(min_length=1, fail_fast=True)]
     logprobs: Literal[0] | None = None
 
     best_of: Any = None
@@ -198,35 +224,53 @@ def parse(kind: type[_Any], content: bytes) -> _Any:
     return body
 
 
-# Whatever else is wrong is said in pydantic's words.
-_TOP_LOGPROBS = "only the log-probabilities of the drawn tokens can be given: top_logprobs must be 0"
+_NO_DISTRIBUTIONS = "only the log-probabilities of the drawn tokens can be given:"
+_A_STRING = "must be a string or a list of strings"
+_EMPTY_STOP = "an empty string would stop every response before it begins"
+_TAGS = "must be an object {key: value or [values]} or a list of pairs [key, value]"
+# (field, or field.* for what its list has; pydantic's type of error) -> what is said. All else is said in pydantic's
+# words.
 _SAID = {
-    ("top_logprobs",): _TOP_LOGPROBS,
-    ("logprobs",): "only the log-probabilities of the drawn tokens can be given: logprobs must be 0",
+    ("logprobs", "literal_error"): f"{_NO_DISTRIBUTIONS} logprobs must be 0",
+    ("top_logprobs", "literal_error"): f"{_NO_DISTRIBUTIONS} top_logprobs must be 0",
+    ("messages", "too_short"): "is empty",
+    ("prompt", "too_short"): "is empty",
+    ("prompt", "string_type"): f"{_A_STRING}; token ids are not supported",
+    ("prompt.*", "string_type"): "must be a string; token ids are not supported",
+    ("stop", "too_long"): "at most four strings",
+    ("stop", "string_type"): _A_STRING,
+    ("stop", "string_too_short"): _EMPTY_STOP,
+    ("stop.*", "string_too_short"): _EMPTY_STOP,
+    ("content", "string_type"): "must be a string or a list of parts of type text",
+    **{(name, "list_type"): _TAGS for name in ("fixed", "forbidden", "plan")},
+    **{(name, "too_long"): f"at most {_MOST_TAGS} of them" for name in ("fixed", "forbidden", "plan", "required")},
 }
+_MERE_TYPES = ("string_type", "list_type")
 
 
 def _refusal(error: ValidationError) -> ApiError:
-    found = error.errors(include_url=False, include_context=False)
-    # A field that may be one of several types has an error for each: the one that went deepest fits best.
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    # A field that may be one of several types has an error for each: the one that went deepest fits best, and then one
+    # that says more than that it is not of the other type.
     first = found[0]["loc"][:1]
-    best = max((one for one in found if one["loc"][:1] == first), key=lambda one: len(one["loc"]))
+    of_field = (one for one in found if one["loc"][:1] == first)
+    best = max(of_field, key=lambda one: (len(one["loc"]), one["type"] not in _MERE_TYPES))
     place = [part for part in best["loc"] if isinstance(part, int) or part in _NAMES]
-    param = ".".join(map(str, place)) or None
+    param = ".".join(map(str, place))
     if best["type"] == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {best['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
+        said = best["msg"].removeprefix("Invalid JSON: ")
+        if "hex escape" in said:
+            said += "; half of a surrogate pair is no character"
+        return ApiError(400, f"the body is not JSON: {said}", code="invalid_json")
     if best["type"] == "extra_forbidden":
         name = ".".join(map(str, best["loc"]))[:100]
         return ApiError(400, f"unknown field {name!r}", param=name, code="unknown_parameter")
-    if first == ("prompt",):
-        param = "prompt"
-        said = "prompt must be a string or a list of strings; token ids are not supported"
-    elif tuple(best["loc"]) in _SAID and best["type"] == "literal_error":
-        said = _SAID[tuple(best["loc"])]
-    else:
-        said = best["msg"].removeprefix("Value error, ")
-    message = said if param is None or said.startswith(str(param)) else f"{param}: {said}"
-    return ApiError(400, message[:500], param=param, code="invalid_value")
+    if best["type"] == "none_required":
+        return ApiError(400, f"{param} is not supported; leave it out", param=param, code="unsupported_parameter")
+    field = next((part for part in reversed(place) if isinstance(part, str)), "")
+    field += ".*" if place[-1:] != [field] else ""
+    said = _SAID.get((field, best["type"]), best["msg"].removeprefix("Value error, "))
+    return ApiError(400, f"{param}: {said}" if param else said, param=param or None, code="invalid_value")
 
 
 _NAMES = frozenset(

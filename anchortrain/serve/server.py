@@ -1,6 +1,7 @@
 """Runs the application under uvicorn: ready when the model is warm, draining on SIGTERM."""
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -112,6 +113,7 @@ class Server(uvicorn.Server):
 def run(app: Starlette, config: ServeConfig, bound: socket.socket, *, on_ready: Callable[[], None]) -> None:
     """Serves until a signal; returns after the drain. Calls `on_ready` once it listens and takes signals."""
     Server(app, config, on_ready=on_ready).run(sockets=[bound])
+    gc.freeze()  # the process ends now: searching model and programs for garbage would take it seconds
 
 
 def log_to_stderr() -> None:

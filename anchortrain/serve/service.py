@@ -62,7 +62,7 @@ class Service:
                 raise ApiError(404, what, param="model", code="model_not_found")
             served = self.served
             # Tokenising a long text would hold up every stream.
-            ask = await asyncio.to_thread(ask_of, body, served.vocabulary, served.defaults, self.config)
+            ask = await asyncio.to_thread(ask_of, body, served.vocabulary, served.keys, served.defaults, self.config)
             request.scope["said"] |= {"n": len(ask.draws), "stream": int(ask.stream)}
             reply = Reply(
                 served.vocabulary,
@@ -98,6 +98,8 @@ class Service:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise ApiError(415, "the body must be JSON: Content-Type: application/json", code="unsupported_media_type")
+        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise ApiError(415, "the body must not be compressed", code="unsupported_media_type")
         most, content = self.config.max_body, bytearray()
         declared = request.headers.get("content-length", "")
         size = int(declared) if declared.isdigit() else 0
@@ -125,7 +127,9 @@ class Service:
         try:
             draws = await self.worker.draw(ask.draws, watched=ask.stream)
         except UserError as error:
-            raise ApiError(400, str(error), code="cannot_be_drawn") from None
+            # All else was seen before: only the grammar's shortest annotation is longer than the limit.
+            param = "anchortrain.max_annotation_tokens"
+            raise ApiError(400, f"{param}: {error}", param=param, code="invalid_value") from None
         self._metrics.tokens.labels("prompt").inc(ask.prompt_tokens)
         return draws
 

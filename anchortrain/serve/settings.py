@@ -2,10 +2,13 @@
 
 import dataclasses
 import ipaddress
+import re
 
 from anchortrain.errors import UserError
 
 API_KEY = "ANCHORTRAIN_API_KEY"  # environment variable
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_NEVER_SENT = (("http", ":80"), ("https", ":443"))  # browsers leave a scheme's own port out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,7 @@ class ServeConfig:
       timeout_s: seconds from a request's arrival to the end of its answer.
       grace_s: seconds that running requests have after SIGTERM.
       api_key: that requests must show; None for none.
-      cors_origins: whose pages may use the server, beside the playground.
+      cors_origins: whose pages may use the server, beside the playground; "*" for all, which takes an API key.
     """
 
     name: str = "anchortrain"
@@ -78,6 +81,20 @@ class ServeConfig:
         key = self.api_key
         if key is not None and not (key.strip() and key.isascii() and key.isprintable()):
             raise UserError("must be printable ASCII", where=API_KEY)
+        for origin in self.cors_origins:
+            self._check_origin(origin)
         if not self.on_loopback and self.api_key is None and not self.no_auth:
             what = "everyone who can reach this address could use the server"
             raise UserError(what, where=f"--host {self.host}", mend=f"set {API_KEY}, or say --no_auth")
+
+    def _check_origin(self, origin: str) -> None:
+        """Raises UserError for one that no browser sends: it would never match."""
+        if origin == "*":
+            if self.api_key is None:
+                what = "any page that somebody visits could use the server"
+                raise UserError(what, where="--cors_origin *", mend=f"set {API_KEY}, or name the pages' origins")
+            return
+        read = _ORIGIN.fullmatch(origin)
+        if read is None or (read[1], read[3]) in _NEVER_SENT:
+            what = f"must be an origin as browsers send it, such as https://page.example:8080, got {origin!r}"
+            raise UserError(what, where="--cors_origin")

@@ -72,17 +72,18 @@ def served(app, config) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def make_server(model, vocabulary) -> Callable:
-    """`with make_server(max_n=4) as server:` serves with these limits."""
+    """`with make_server(max_n=4) as server:` serves with these limits; without `keys` a model that draws no plans."""
     from anchortrain.serve.app import make_app
     from anchortrain.serve.service import Served
     from anchortrain.serve.settings import ServeConfig
 
     @contextmanager
-    def make(**settings) -> Iterator[Running]:
+    def make(keys: tuple[str, ...] = KEYS, **settings) -> Iterator[Running]:
         given = {"name": "tiny", "places": 16, "max_tokens": 256, "max_annotation_tokens": 64, "max_prompt_tokens": 128}
         config = ServeConfig(**{**given, "port": 0, "grace_s": 20, **settings})
-        sampler = Sampler(model, vocabulary, KEYS, places=config.places, most_tokens=config.most_tokens)
-        with served(make_app(sampler, Served(vocabulary, DEFAULTS, KEYS, "test"), config), config) as running:
+        sampler = Sampler(model, vocabulary, keys, places=config.places, most_tokens=config.most_tokens)
+        defaults = dataclasses.replace(DEFAULTS, mode="two_stage" if keys else "single_stage")
+        with served(make_app(sampler, Served(vocabulary, defaults, keys, "test"), config), config) as running:
             yield running
 
     return make

@@ -99,7 +99,7 @@ async def stream_for(url: str, model: str, *, clients: int, seconds: float, kind
 
 # -- random requests -------------------------------------------------------------------------------
 
-_TEXTS = ("Tell me.", "x" * 40, "São Paulo’s café <3", "</ann><ann>hero: x</ann>", "a\nb\0c", "")
+_TEXTS = ("Tell me.", "x" * 40, "São Paulo’s café <3", "</ann><ann>hero: x</ann>", "a\nb\0c", " é")
 _VALUES = ("fox", "the old fox", "é", "mill by the river", "x" * 30)
 _BAD_VALUES = ("a; b", "", " x", "x" * 201, "<ann>", "x" * 190)
 
@@ -127,7 +127,7 @@ class _Chooser:
 def random_request(choose: random.Random, model: str, keys: tuple[str, ...], limits: dict[str, int]) -> tuple[str, Any]:
     """A path and a body: settings at their limits, and in every other request also past them."""
     chat, body = choose.random() < 0.6, _Chooser(choose, wild=choose.random() < 0.5)
-    text = "word " * 300 if body.wild and choose.random() < 0.05 else choose.choice(_TEXTS)
+    text = choose.choice(("word " * 300, "")) if body.wild and choose.random() < 0.1 else choose.choice(_TEXTS)
     body.made["model"] = model
     if chat:
         turns = 2 if body.wild and choose.random() < 0.1 else choose.choice((1, 1, 3))

@@ -1,6 +1,7 @@
 """Wrong requests: a 4xx with an error as OpenAI's API has it, which names the field."""
 
 import json
+import time
 
 import httpx2
 import pytest
@@ -43,12 +44,14 @@ def post(http, path, content=None, **given):
         ("max_tokens", 0),
         ("max_tokens", 257),
         ("max_completion_tokens", 10**30),
+        ("n", 10**4299),
         ("temperature", -1),
         ("temperature", 1e-9),
         ("temperature", 1e300),
         ("temperature", "1"),
         ("top_p", 0),
         ("top_p", 1.1),
+        ("stop", ""),
         ("stop", [""]),
         ("stop", ["a"] * 5),
         ("seed", -1),
@@ -81,6 +84,8 @@ def test_chat_names_the_field(http, field, value):
         ("prompt", [1, 2, 3]),
         ("prompt", [[1, 2]]),
         ("prompt", []),
+        ("prompt", ""),
+        ("prompt", " \n"),
         ("prompt", "absent"),
         ("logprobs", 3),
         ("echo", True),
@@ -90,30 +95,71 @@ def test_chat_names_the_field(http, field, value):
     ],
 )
 def test_completions_name_the_field(http, field, value):
-    assert_error(post(http, COMPLETIONS, **{field: value}), 400, field)
+    error = assert_error(post(http, COMPLETIONS, **{field: value}), 400)
+    assert error["param"].split(".")[0] == field
 
 
 @pytest.mark.parametrize(
-    ("extension", "said"),
+    ("path", "given", "message"),
     [
-        ({"fixed": {"hero": 3}}, "must be a string or a list"),
-        ({"fixed": {"no_such_key": "x"}}, "no key 'no_such_key'"),
-        ({"fixed": {"hero": "a; b"}}, "delimiter"),
-        ({"fixed": {"hero": "fox"}, "forbidden": {"hero": "fox"}}, "fixed and forbidden"),
-        ({"plan": {"hero": "fox"}, "prefix": "hero"}, "nothing to fix"),
-        ({"prefix": "villain: x"}, "villain"),
-        ({"fixed": {"hero": "fox"}, "mode": "single_stage"}, "no annotation to steer"),
-        ({"fixed": {"hero": "fox" * 60}, "max_annotation_tokens": 5}, "tokens"),
-        ({"mode": "document"}, "two_stage"),
-        ({"max_annotation_tokens": 65}, "at most 64"),
-        ({"annotation_top_p": 2}, "less than or equal to 1"),
-        ({"constrain": 1}, "boolean"),
-        ({"colour": "red"}, "colour"),
+        (CHAT, {"stop": ["a"] * 5}, "stop: at most four strings"),
+        (CHAT, {"stop": 3}, "stop: must be a string or a list of strings"),
+        (CHAT, {"messages": []}, "messages: is empty"),
+        (COMPLETIONS, {"prompt": []}, "prompt: is empty"),
+        (COMPLETIONS, {"prompt": ["Hi", ""]}, "prompt.1: is empty"),
+        (COMPLETIONS, {"prompt": ["Hi", 3]}, "prompt.1: must be a string; token ids are not supported"),
+        (COMPLETIONS, {"prompt": 3}, "prompt: must be a string or a list of strings; token ids are not supported"),
+        (
+            COMPLETIONS,
+            {"prompt": ["Hi"] * 100, "n": 10**4299},
+            "n: at most 64 choices in one request, of all its prompts together",
+        ),
+        (CHAT, {"max_tokens": 10**4000}, "max_tokens: at most 256"),
     ],
 )
-def test_extension_is_checked(http, extension, said):
+def test_messages_say_what_is_wrong(http, path, given, message):
+    error = assert_error(post(http, path, **given), 400, message.partition(":")[0])
+    assert error["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("extension", "param", "said"),
+    [
+        ({"fixed": {"hero": 3}}, "fixed.0", "must be a non-empty string"),
+        ({"fixed": [["hero", "fox"], ["hero", "a; b"]]}, "fixed.1", "delimiter"),
+        ({"fixed": "hero"}, "fixed", "must be an object"),
+        ({"fixed": {"no_such_key": "x"}}, "fixed", "no key 'no_such_key'"),
+        ({"forbidden": {"no_such_key": "x"}}, "forbidden", "no key 'no_such_key'"),
+        ({"fixed": {"hero": "fox"}, "plan": {"no_such_key": "x"}}, "plan", "no key 'no_such_key'"),
+        ({"required": ["hero", "no_such_key"]}, "required", "no key 'no_such_key'"),
+        ({"prefix": "villain: x"}, "prefix", "no key 'villain'"),
+        ({"prefix": "; "}, "prefix", "must read 'key: value'"),
+        ({"prefix": "hero: x" * 10_000}, "prefix", "at most 16384 characters"),
+        ({"fixed": {"hero": "fox"}, "forbidden": {"hero": "fox"}}, None, "fixed and forbidden"),
+        ({"fixed": {"hero": "fox"}, "prefix": "hero: fox"}, None, "fixed and in the prefix"),
+        ({"plan": {"hero": "fox"}, "prefix": "hero"}, None, "nothing to fix"),
+        ({"fixed": {"hero": "fox"}, "mode": "single_stage"}, "fixed", "no annotation to steer"),
+        ({"fixed": {"hero": "fox" * 60}, "max_annotation_tokens": 5}, "fixed", "tokens"),
+        ({"fixed": [["hero", f"x{i}"] for i in range(5000)]}, "fixed", "at most 4096"),
+        ({"mode": "document"}, "mode", "two_stage"),
+        ({"prefix": "hero: a; ", "max_annotation_tokens": 8}, "max_annotation_tokens", "tokens more at least"),
+        ({"max_annotation_tokens": 65}, "max_annotation_tokens", "at most 64"),
+        ({"annotation_top_p": 2}, "annotation_top_p", "less than or equal to 1"),
+        ({"constrain": 1}, "constrain", "boolean"),
+        ({"colour": "red"}, "colour", "colour"),
+    ],
+)
+def test_extension_is_checked(http, extension, param, said):
     error = assert_error(post(http, CHAT, anchortrain=extension), 400)
-    assert said in error["message"], error
+    assert said in error["message"] and len(error["message"]) <= 500
+    assert error["param"] == ("anchortrain" if param is None else f"anchortrain.{param}")
+
+
+def test_a_tag_that_is_given_twice_is_one(http):
+    for twice in ({"hero": ["fox", "fox"]}, [["hero", "fox"], ["hero", "fox"]]):
+        for field in ("fixed", "plan"):
+            answer = post(http, CHAT, max_tokens=2, anchortrain={field: twice, "return_annotation": True}).json()
+            assert answer["choices"][0]["anchortrain"]["annotation"].count(["hero", "fox"]) == 1
 
 
 def test_harmless_values_of_what_is_not_supported_are_taken(http):
@@ -136,12 +182,25 @@ def test_harmless_values_of_what_is_not_supported_are_taken(http):
         [{"role": "tool", "content": "Hi", "tool_call_id": "1"}],
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}],
         [{"role": "user", "content": None}],
+        [{"role": "user", "content": ""}],
+        [{"role": "user", "content": []}],
+        [{"role": "system", "content": "Be kind."}, {"role": "user", "content": " \n"}],
+        [{"role": "user", "content": ""}, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Hi"}],
+        [{"role": "user", "content": "Hi", "name": "Ann"}],
+        [{"role": "user", "content": "Hi", "tool_calls": [{"id": "1"}]}],
         [{"role": "user", "content": "word " * 500}],
     ],
 )
 def test_conversations_that_cannot_be(http, messages):
     error = assert_error(post(http, CHAT, messages=messages), 400)
     assert error["param"].startswith("messages")
+
+
+def test_a_prompt_without_words_is_named(http):
+    system, empty = {"role": "system", "content": "Be kind."}, {"role": "user", "content": ""}
+    for messages, place in (([empty], 0), ([system, empty], 1), ([USER, {**USER, "role": "assistant"}, empty], 2)):
+        error = assert_error(post(http, CHAT, messages=messages), 400, f"messages.{place}.content")
+        assert error["message"] == f"messages.{place}.content: is empty"
 
 
 @pytest.mark.parametrize(
@@ -152,12 +211,29 @@ def test_bodies_that_are_no_json_objects(http, content):
     assert_error(http.post(CHAT, content=content, headers={"Content-Type": "application/json"}), 400)
 
 
+def test_half_a_surrogate_pair_is_told(http):
+    for field in ("user", "stop", "model"):
+        content = json.dumps({"model": "tiny", "messages": [USER], field: "a\ud800"})  # as Python writes it
+        error = assert_error(http.post(CHAT, content=content, headers={"Content-Type": "application/json"}), 400)
+        assert "half of a surrogate pair" in error["message"]
+
+
+def test_a_body_of_nothing_but_errors_keeps_nobody_waiting(http):
+    began = time.monotonic()
+    for field, value in (("messages", [1]), ("stop", [1]), ("anchortrain", {"required": [1]})):
+        content = json.dumps({"model": "tiny", "messages": [USER], field: value}).replace("[1]", f"[{'1,' * 500_000}1]")
+        assert_error(http.post(CHAT, content=content, headers={"Content-Type": "application/json"}), 400)
+    assert time.monotonic() - began < 3  # each took as long when all of them were listed
+
+
 def test_other_refusals(http):
     assert_error(post(http, CHAT, model="gpt-4o"), 404, "model")
     assert_error(http.get("/v1/nothing"), 404)
     assert_error(http.get(CHAT), 405)
     assert_error(http.post("/v1/models"), 405)
     assert_error(http.post(CHAT, content=b"{}", headers={"Content-Type": "text/plain"}), 415)
+    packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    assert_error(http.post(CHAT, content=b"{}", headers=packed), 415)
     assert_error(http.get("/v1/models", headers={"Host": "evil.example"}), 403)
 
 
@@ -184,8 +260,24 @@ def test_the_key_is_needed(make_server):
 
 
 def test_other_origins_are_refused_unless_named(http, make_server):
-    asked = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    asked = {
+        "Origin": "https://page.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",  # OpenAI's client sends some
+    }
     assert "access-control-allow-origin" not in http.options(CHAT, headers=asked).headers
     with make_server(cors_origins=("https://page.example",)) as server:
         allowed = httpx2.options(server.url + CHAT, headers=asked)
+        assert httpx2.options(server.url + CHAT, headers=asked | {"Origin": "https://other.example"}).status_code == 400
+    assert allowed.status_code == 200
     assert allowed.headers["access-control-allow-origin"] == "https://page.example"
+
+
+def test_all_origins_still_need_the_key(make_server):
+    with make_server(cors_origins=("*",), api_key="the key") as server:
+        headers = {"Origin": "https://page.example"}
+        refused = httpx2.get(f"{server.url}/v1/models", headers=headers)
+        assert refused.status_code == 401 and refused.headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-credentials" not in refused.headers
+        key = {"Authorization": "Bearer the key"}
+        assert httpx2.get(f"{server.url}/v1/models", headers=headers | key).status_code == 200

@@ -102,6 +102,19 @@ def test_conversations_have_turns_and_a_system(client):
     assert chat(client, messages=longer, seed=5).usage.prompt_tokens > 20
 
 
+def test_the_message_of_an_answer_goes_back_as_it_is(client):
+    said = chat(client, seed=5).choices[0].message
+    for message in (said, said.model_dump(), {"role": "assistant", "content": "", "refusal": "no plan"}):
+        messages = [*MESSAGES, message, {"role": "user", "content": "Go on."}]
+        assert chat(client, messages=messages).choices[0].message.content
+
+
+def test_an_empty_system_says_nothing(client):
+    empty = [{"role": "system", "content": ""}, *MESSAGES]
+    texts = [chat(client, messages=messages, seed=5).choices[0].message.content for messages in (empty, MESSAGES)]
+    assert texts[0] == texts[1]
+
+
 def test_single_stage_draws_no_plan(client):
     body = {"anchortrain": {"mode": "single_stage", "return_annotation": True}}
     answer = chat(client, extra_body=body)

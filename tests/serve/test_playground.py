@@ -28,7 +28,7 @@ def page(browser, server):
         made.on("pageerror", lambda error: wrong.append(str(error)))
         made.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
         made.goto(server.url)
-        made.wait_for_function("document.getElementById('model').textContent === 'tiny'")
+        sync_api.expect(made.locator("#model")).to_have_text("tiny")
         yield made
         assert not wrong
 
@@ -58,21 +58,66 @@ def test_samples_come_as_cards_grouped_by_plan_beside_their_chart(page):
         assert one.get_attribute("aria-label").startswith("Values of ")
 
 
-def test_one_click_fixes_a_tag_and_samples_again(page):
+def test_one_click_fixes_a_tag_and_samples_again_and_one_more_lets_it_go(page):
     start(page, n=6)
     finished(page, 6)
     tag = page.locator("article.group .tag").first
     key, _, value = tag.inner_text().partition(": ")
     with page.expect_request("**/v1/chat/completions") as sent:
         tag.click()
-    assert json.loads(sent.value.post_data)["anchortrain"]["fixed"] == {key: [value]}
+    assert json.loads(sent.value.post_data)["anchortrain"]["fixed"] == [[key, value]]
     finished(page, 6)
     for group in page.locator("article.group").all():
         assert f"{key}: {value}" in [one.inner_text() for one in group.locator(".tag").all()]
     shown = page.locator("#chart [role=group]", has=page.get_by_role("heading", name=key, exact=True))
-    assert "0.00 bits" in shown.inner_text()
-    page.get_by_role("button", name=f"Remove {key}").click()
-    assert page.locator("#fixed li").count() == 0
+    assert "fixed, not drawn" in shown.inner_text() and "bits" not in shown.inner_text()
+    assert re.search("without fixed keys|all keys of these plans are fixed", page.locator("#entropy").inner_text())
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    both = page.get_by_role("button", name=f"Fix {key}: {value}")
+    assert {one.get_attribute("aria-pressed") for one in both.all()} == {"true"} and both.count() >= 2
+    shown.get_by_role("button").first.press("Enter")
+    assert {one.get_attribute("aria-pressed") for one in both.all()} == {"false"}
+    assert page.locator("#fixed li").count() == 0 and not asked
+
+
+def fix(page, value):
+    page.locator("#value").fill(value)
+    page.get_by_role("button", name="Fix this tag").click()
+
+
+@pytest.mark.parametrize("value", ["a; b", "fox " * 40 + "fox"])
+def test_a_tag_that_is_refused_is_fixed_no_more(page, value):
+    fix(page, "fox")
+    start(page, n=2)
+    finished(page, 2)
+    fix(page, value)
+    page.get_by_role("button", name="Sample", exact=True).click()
+    alert = page.get_by_role("alert")
+    sync_api.expect(alert).to_contain_text(f"No longer fixed: hero: {value}. ")
+    assert page.locator("#fixed").inner_text().split(" ✕")[0] == "hero: fox" and page.locator("#fixed li").count() == 1
+    field = page.locator("#value")  # for mending
+    sync_api.expect(field).to_be_focused()
+    assert field.input_value() == value and field.get_attribute("aria-invalid") == "true"
+    assert "400" in page.wrong.pop()
+    page.keyboard.type("!")
+    assert field.get_attribute("aria-invalid") is None and alert.inner_text()
+    page.get_by_role("button", name="Sample", exact=True).click()
+    finished(page, 2)
+    sync_api.expect(page.locator("#error")).to_be_empty()
+
+
+def test_a_model_without_annotations_has_nothing_of_plans(browser, make_server):
+    with make_server(keys=()) as server, browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(server.url)
+        sync_api.expect(page.locator("#model")).to_have_text("tiny")
+        with page.expect_request("**/v1/chat/completions") as sent:
+            start(page, n=3)
+        assert json.loads(sent.value.post_data)["anchortrain"] == {}
+        finished(page, 3)
+        assert not re.search("plan|tag|entropy|key", page.locator("body").inner_text(), re.IGNORECASE)
+        assert page.get_by_role("spinbutton", name="Temperature", exact=True).is_visible()
 
 
 def test_the_keyboard_is_enough(page):
@@ -92,11 +137,13 @@ def test_the_keyboard_is_enough(page):
         page.keyboard.press("Control+Enter")
     body = json.loads(sent.value.post_data)
     assert body["messages"] == [{"role": "user", "content": "A fox?"}]
-    assert body["anchortrain"]["fixed"] == {"hero": ["fox"]}
+    assert body["anchortrain"]["fixed"] == [["hero", "fox"]]
     finished(page, body["n"])
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     tag = page.locator("article.group .tag").first
     tag.focus()
+    if tag.get_attribute("aria-pressed") == "true":
+        page.keyboard.press("Enter")  # lets it go, and stays
     with page.expect_request("**/v1/chat/completions"):
         page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "count"
@@ -148,7 +195,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser, server, scheme):
     with browser.new_context(viewport={"width": 360, "height": 640}, color_scheme=scheme) as context:
         page = context.new_page()
         page.goto(server.url)
-        page.wait_for_function("document.getElementById('model').textContent === 'tiny'")
+        sync_api.expect(page.locator("#model")).to_have_text("tiny")
         start(page, n=4)
         finished(page, 4)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360

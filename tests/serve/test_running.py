@@ -88,6 +88,18 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(make_server):
         assert httpx2.post(server.url + CHAT, json=LONG | {"n": 5, "max_tokens": 4}).status_code == 200
 
 
+def test_without_a_queue_what_fits_is_drawn_and_the_rest_refused(make_server):
+    with make_server(places=16, max_queue=0, max_n=16, max_tokens=3000) as server:
+        first = send(server.url, LONG | {"n": 12, "max_tokens": 3000, "stream": True})
+        wait_for(lambda: server.service.worker.outstanding == 12, 30)
+        assert httpx2.post(server.url + CHAT, json=LONG | {"n": 4, "max_tokens": 4}, timeout=60).status_code == 200
+        answer = httpx2.post(server.url + CHAT, json=LONG | {"n": 5, "max_tokens": 4})
+        assert answer.status_code == 429 and "4 more samples" in answer.json()["error"]["message"]
+        first.close()
+        wait_for(lambda: server.service.worker.outstanding == 0, 5)
+        assert httpx2.post(server.url + CHAT, json=LONG | {"max_tokens": 4}, timeout=60).status_code == 200
+
+
 def test_a_request_that_takes_too_long(make_server):
     with make_server(timeout_s=0.5, max_tokens=6000) as server:
         body = LONG | {"max_tokens": 6000}
