@@ -188,12 +188,12 @@ def _prompts(args: argparse.Namespace) -> list[str]:
 
     if args.n < 1:
         raise UserError(f"-n must be at least 1, got {args.n}")
-    if "" in args.prompt:
+    if not all(map(str.strip, args.prompt)):
         raise UserError("the prompt is empty", where="--prompt", mend="say something, or sample a --document")
     given = list(args.prompt)
     if args.prompts:
         for record in read_prompts(["/dev/stdin" if path == "-" else path for path in args.prompts]):
-            if not record.prompt:
+            if not record.prompt.strip():
                 raise UserError("the prompt is empty", where=record.where, mend="leave the record out")
             given.append(record.prompt)
     if args.document:

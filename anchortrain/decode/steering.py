@@ -153,6 +153,7 @@ class Steered:
         fixed = steering.fixed if steering.plan is None else steering.plan
         self._named = {tag.key for tag in fixed}
         self._free = [] if steering.plan is not None else [key for key in self._keys if key not in self._named]
+        self._forbidden = frozenset(steering.forbidden)
         self._claimed: set[str] = set()  # keys of the prefix
         self._text: tuple[str, str] | None = None  # of the prefix's last value, see `GrammarKey.begun`
         self._begun, self._value_ended, self._candidates = self._read_prefix(steering.prefix)
@@ -240,7 +241,10 @@ class Steered:
                 raise UserError(f"a tag must read 'key: value', got {text!r}", where=where)
             self._check_key(key)
             self._claim(key, where)
-            given += self._tokens(checked({key: value}, where=where)[0], later=bool(given))
+            tag = checked({key: value}, where=where)[0]
+            if tag in self._forbidden:
+                raise UserError(f"'{text}' is forbidden and in the prefix", where=where, mend="choose one of them")
+            given += self._tokens(tag, later=bool(given))
         key, colon, value = rest.partition(":")
         if not colon:
             free = [one for one in self._free if one.startswith(key)]

@@ -222,6 +222,7 @@ def test_modes(run, tmp_path, mode):
     [
         ([], "there is no prompt"),
         (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", "Hi", "--prompt", " "], "the prompt is empty"),
         (["--prompt", "Hi", "-n", "0"], "-n must be at least 1"),
         (["--prompt", "Hi", "--document"], "without a prompt"),
         (["--prompt", "Hi", "--set", "hero"], "--set: a tag must read key=value"),

@@ -281,6 +281,7 @@ def test_log_probabilities_are_of_what_was_drawn(model, vocabulary, keys):
         ({"required": ("villain",)}, "no key 'villain'"),
         ({"prefix": "villain: wolf"}, "no key 'villain'"),
         ({"prefix": "hero fox; "}, "must read 'key: value'"),
+        ({"prefix": "hero: fox; ", "forbidden": (Tag("hero", "fox"),)}, "forbidden and in the prefix"),
         ({"prefix": "hero:fox"}, "must read 'key: value', got 'hero:fox'"),
         ({"prefix": "x"}, "no key that is left begins with 'x'"),
         ({"prefix": "hero: fox", "fixed": (Tag("hero", "hen"),)}, "fixed and in the prefix"),
