@@ -19,17 +19,13 @@ from anchortrain.errors import UserError
 from tpu_scripts import attempts, doctor, jobset, observe, planning, provision, study
 from tpu_scripts import spec as specs
 from tpu_scripts.context import RECORD, Context
-from tpu_scripts.gcloud import Gcloud, cut_off
+from tpu_scripts.gcloud import Gcloud, Interrupted, cut_off
 from tpu_scripts.journal import Journal, default_directory
 from tpu_scripts.queued_resources import runtime_version, when
 from tpu_scripts.reaping import reap, survey
 from tpu_scripts.supervisor import Supervisor
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
-
-
-class Interrupted(KeyboardInterrupt):
-    """SIGINT, SIGTERM or SIGHUP."""
 
 
 def main(argv: Sequence[str] | None = None, *, gcloud: Gcloud | None = None, journal: Journal | None = None) -> int:
