@@ -154,7 +154,9 @@ def submit(context: Context, *, no_plan: bool = False, keep: bool = False, retry
         provision.tear_down(context)
         return
     deadline = _prepare(context, no_plan)
-    supervisor = Supervisor(context, retry=retry)
+    if retry:
+        attempts.forgive(context)
+    supervisor = Supervisor(context)
     supervisor.refuse_loop()
     with _kept_or_deleted(context, keep):
         supervisor.run(deadline)
@@ -197,10 +199,11 @@ def _launch(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
         _refuse_ended(context)
         _refuse_unknown(context)
         provision.check(context)
-        ready = provision.ensure(context, context.register())
-        attempt = Supervisor(context).launch(ready)
+        deadline = context.register()
+        ready = provision.ensure(context, deadline)
+        attempt = Supervisor(context).launch(ready, deadline)
     if attempt is None:
-        raise UserError("the machine was no good and was deleted", mend="run the command again")
+        raise UserError("the machine was lost, or was no good and was deleted", mend="run the command again")
     print(f"attempt {attempt.number} runs on {ready.machine.name}")
     return 0
 
@@ -213,7 +216,9 @@ def _supervise(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> in
             provision.check(context)
             context.register()
         deadline = context.deadline()
-        supervisor = Supervisor(context, retry=args.retry)
+        if args.retry:
+            attempts.forgive(context)
+        supervisor = Supervisor(context)
         supervisor.refuse_loop()
         with _kept_or_deleted(context, args.keep):
             supervisor.run(deadline)

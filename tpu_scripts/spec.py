@@ -44,6 +44,7 @@ class TpuConfig:
     package: str = ""
     max_attempts: int = 50  # starts of the training, over all machines
     wait_minutes: float = 60.0  # for capacity in one zone, before the next is tried
+    ssh_minutes: float = 20.0  # that ssh may fail on a machine that Google calls well, before it is given up
     allow_cross_region: bool = False  # zones outside the bucket's region: traffic is slow and is paid for
     runtime_version: str = ""  # default by generation
     service_account: str = ""
@@ -243,6 +244,7 @@ def _rules(tpu: TpuConfig, owner: str) -> list[tuple[str, bool, str, str | None]
         ),
         ("max_attempts", tpu.max_attempts >= 1, f"must be at least 1, got {tpu.max_attempts}", None),
         ("wait_minutes", tpu.wait_minutes > 0, "must be positive", None),
+        ("ssh_minutes", tpu.ssh_minutes > 0, "must be positive", None),
         ("poll_seconds", tpu.poll_seconds > 0, "must be positive", None),
         ("upload_seconds", tpu.upload_seconds > 0, "must be positive", None),
         ("env", secret is None, f"has {secret}, which looks like a secret", "name it in TpuConfig.secrets instead"),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from anchortrain.errors import UserError
-from tests.tpu.conftest import BINDINGS, spec
+from tests.tpu.conftest import BINDINGS, refused, spec
 from tpu_scripts import gcloud, jobset, planning, study
 from tpu_scripts import spec as specs
 from tpu_scripts.journal import Journal
@@ -22,16 +22,6 @@ from tpu_scripts.workers import SCRIPT
 RECORD = "bucket/anchortrain/r/run.json"
 ROOT = Path(__file__).resolve().parents[2]
 OTHER_ZONE = ["TpuConfig.zones = ('us-east5-b',)"]
-
-
-def refused(one, capsys, message: str, *argv: str, bindings=()) -> None:
-    """The command ends with one line, and asks for no machine and deletes none."""
-    before, made = one.cloud.left(), one.cloud.state["made"]
-    capsys.readouterr()
-    assert one.run(*argv, bindings=bindings) == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tpu_scripts: error: ")]
-    assert len(errors) == 1 and message in errors[0], errors
-    assert (one.cloud.left(), one.cloud.state["made"]) == (before, made)
 
 
 def test_other_settings_leave_a_live_machine_alone(world, capsys):
