@@ -98,7 +98,8 @@ class Supervisor:
             if outcome == attempts.CRASHED or clock.time() >= end:
                 attempts.end(context, attempt, outcome)
                 # Whatever it is that this machine has, the next one may not have it.
-                context.machines.delete(context.spec.name, ready.machine.zone, context.own_labels)
+                machine = ready.machine
+                context.machines.delete(machine.name, machine.zone, context.own_labels, created=machine.created)
                 return None
             context.say(f"asking again in {duration(pause)}; the machine is given up at {when(end)}")
             clock.sleep(min(pause, max(end - clock.time(), 0)))

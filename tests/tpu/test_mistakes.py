@@ -130,6 +130,30 @@ def test_a_machine_that_another_command_made_meanwhile_stays(world):
     assert one.cloud.left() == ["us-east5-a/me-r"]
 
 
+@pytest.mark.parametrize("orphans", [False, True])
+def test_reap_leaves_what_was_made_anew_since_it_looked(world, capsys, orphans):
+    one = world()
+    assert one.run("create") == 0
+    one.time += 13 * 3600
+    listed = one.cloud.state["machines"]["us-east5-a/me-r"]
+    if orphans:  # nodes whose queued resource is gone
+        listed["created"] = ""
+    deadline = one.time + 3600
+
+    def execute(argv, stdin, timeout):
+        done = one.execute(argv, stdin, timeout)
+        if "list" in argv and "tpu-vm" in argv:  # the last that a survey asks
+            labels = listed["labels"] | {"ttl": str(int(deadline))}
+            one.cloud.state["machines"]["us-east5-a/me-r"] = listed | {"created": "later", "labels": labels}
+        return done
+
+    clock = type("Clock", (), {"time": lambda _: one.time, "sleep": lambda _, s: one.sleep(s)})()
+    from tpu_scripts.cli import main
+
+    assert main(["reap", "--delete"], gcloud=gcloud.Gcloud(execute=execute, clock=clock), journal=one.journal) == 0
+    assert "0 deleted" in capsys.readouterr().out and one.cloud.left() == ["us-east5-a/me-r"]
+
+
 def test_down_does_not_work_against_a_live_command(world, capsys):
     one = world()
     assert one.run("create") == 0
