@@ -22,6 +22,7 @@ from anchortrain.errors import UserError
 
 _SHOWN = 160  # characters of an argument that a person is shown
 _MAX_PAUSE = 60.0  # seconds between two tries
+_END_SECONDS = 10.0  # that a command which is cut off may take to end
 T = TypeVar("T")
 
 
@@ -142,7 +143,10 @@ def execute(argv: Sequence[str], stdin: str | None, timeout: float) -> Result:
         return Result(124, stdout, f"{stderr}\ntimed out after {timeout:g} s")
     except BaseException:
         _kill(process.pid, signal.SIGTERM)
-        process.wait()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            _kill(process.pid, signal.SIGKILL)
         raise
     finally:
         _running.pop(process.pid, None)

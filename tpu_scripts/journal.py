@@ -28,16 +28,19 @@ class Journal:
 
     def write(self, event: str, **fields: Any) -> None:
         """Appends a line and waits until it is on disk."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"event": event, **fields}, ensure_ascii=False) + "\n"
-        with open(self._path, "ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a full disk or a kill cut the line before off
-                    line = "\n" + line
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # a full disk or a kill cut the line before off
+                        line = "\n" + line
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # one that goes on with other machines must know it
+            raise UserError(f"cannot be written: {error.strerror}", where=str(self._path)) from None
 
     def read(self) -> list[dict[str, Any]]:
         """All lines; one that a kill or a full disk cut off is left out."""

@@ -1,6 +1,7 @@
 """The package that every worker installs: built from this checkout, or named."""
 
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -38,8 +39,13 @@ def _build(context: Context) -> tuple[str, str]:
         raise UserError("there is no checkout to build", mend="bind TpuConfig.package")
     context.say("building the package")
     with tempfile.TemporaryDirectory() as folder:
+        # Not in the checkout: runs of a study build at the same time, and an earlier build leaves modules there that
+        # are gone by now.
+        extra = Path(folder) / "setup.cfg"
+        extra.write_text(f"[build]\nbuild_base = {folder}/build\n[egg_info]\negg_base = {folder}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, str(ROOT)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        environment = os.environ | {"DIST_EXTRA_CONFIG": str(extra)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
         wheels = list(Path(folder).glob("anchortrain-*.whl"))
         if done.returncode or len(wheels) != 1:
             last = (done.stderr.strip().splitlines() or ["no wheel"])[-1]

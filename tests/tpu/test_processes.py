@@ -106,6 +106,17 @@ def test_an_interrupt_deletes_the_machine(sandbox):
     assert process.returncode == 130 and err.endswith("tpu_scripts: interrupted\n") and one.machines == []
 
 
+def test_a_machine_is_deleted_though_nobody_listens(sandbox):
+    """`submit 2>&1 | tee log`: Ctrl-C ends `tee` first. A terminal that is closed is alike."""
+    one = sandbox()
+    process = one.start("submit", "--no_plan")
+    until((one.cloud / "starts-0").exists, process)
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130 and one.machines == []
+
+
 def test_an_interrupt_does_not_wait_for_an_installation(sandbox):
     one = sandbox(ssh_seconds=100)
     process = one.start("submit", "--no_plan")
