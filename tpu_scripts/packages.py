@@ -28,11 +28,6 @@ def resolve(context: Context) -> tuple[str, str]:
     return package, constraints
 
 
-def worker_constraints(text: str) -> str:
-    """Without libtpu's version, which is that of `anchortrain plan`: jax[tpu] insists on its own."""
-    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("libtpu=="))
-
-
 def _build(context: Context) -> tuple[str, str]:
     """Builds a wheel of the checkout and uploads it with the versions that were tested together."""
     if not (ROOT / "setup.cfg").is_file():
@@ -54,5 +49,5 @@ def _build(context: Context) -> tuple[str, str]:
         package = context.url(f"package/{digest}/{wheels[0].name}")
         constraints = context.url(f"package/{digest}/constraints.txt")
         context.storage.upload(str(wheels[0]), package)
-        context.storage.write(constraints, worker_constraints((ROOT / "constraints.txt").read_text(encoding="utf-8")))
+        context.storage.write(constraints, (ROOT / "constraints.txt").read_text(encoding="utf-8"))
     return package, constraints
