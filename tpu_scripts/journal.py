@@ -70,16 +70,18 @@ class Journal:
         lines = [entry for entry in self.read() if entry["event"] == "create"]
         return list(dict.fromkeys(entry["owner"] for entry in lines if entry.get("owner")))
 
-    def open(self) -> list[tuple[str, str, str]]:
-        """(project, zone, name) of what was to be created and is not known to be gone."""
-        found: dict[tuple[str, str, str], None] = {}
+    def open(self) -> dict[tuple[str, str, str], float]:
+        """(project, zone, name) of what was to be created and is not known to be gone -> when, seconds since the
+        epoch."""
+        found: dict[tuple[str, str, str], float] = {}
         for entry in self.read():
             key = tuple(entry.get(name, "") for name in ("project", "zone", "name"))
             if entry["event"] == "create":
-                found[key] = None
+                time = entry.get("time")
+                found[key] = float(time) if isinstance(time, int | float) else 0.0
             elif entry["event"] == "deleted":
                 found.pop(key, None)
-        return list(found)
+        return found
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

@@ -162,6 +162,8 @@ class QueuedResources:
         try:
             self._gcloud.run(args, changes=True)
         except GcloudError as error:
+            if error.kind in (Kind.CAPACITY, Kind.PERMANENT) and not self._gcloud.dry_run:  # refused: none will come
+                self._journal.write("deleted", time=now, project=self.project, zone=zone, name=spec.name)
             if error.kind is not Kind.EXISTS:
                 raise
 

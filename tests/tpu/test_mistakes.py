@@ -309,7 +309,7 @@ def test_damaged_lines_of_the_journal_are_left_out(tmp_path):
     one.write("create", project="p", zone="z", name="a")
     with open(tmp_path / "journal.jsonl", "ab") as file:
         file.write(b'[]\n7\n\xff\n{"event": 1}\n{"event": "create", "project": ["x"], "zone": {}, "name": 2}\n')
-    assert one.open() == [("p", "z", "a")] and one.places() == [("p", "z")] and one.owners() == []
+    assert list(one.open()) == [("p", "z", "a")] and one.places() == [("p", "z")] and one.owners() == []
 
 
 def test_plans_are_kept_by_version_and_only_when_they_are_plans(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.tpu.conftest import World, refused
+from tpu_scripts.gcloud import Interrupted
 from tpu_scripts.workers import _own_words
 
 SSH_MINUTES = ["TpuConfig.ssh_minutes = 10"]
@@ -91,3 +92,27 @@ def test_retry_forgives_only_what_was(world, capsys):
         assert "3 attempts in a row have crashed" in capsys.readouterr().err
     assert outcomes(one) == ["crashed"] * 6 and one.cloud.left() == []
     refused(one, capsys, "once it is mended, submit with --retry", "submit")
+
+
+@pytest.mark.parametrize("late", [0, 2, 8, 20])
+def test_a_machine_that_arrives_after_the_interrupt_does_not_stay(world, late):
+    """The request was sent when Ctrl-C ended gcloud."""
+    one, asked = world(), []
+    execute = one.execute
+
+    def interrupted(argv, stdin, timeout):
+        if "create" in argv:
+            asked.append((one.time + late, argv))
+            raise Interrupted
+        if asked and one.time >= asked[0][0]:
+            one.cloud.execute(asked.pop()[1])
+        return execute(argv, stdin, timeout)
+
+    one.execute = interrupted
+    assert one.run("submit") == 130 and not asked
+    assert one.cloud.left() == [] and not one.journal.open()
+
+
+def test_a_refusal_is_not_waited_for(world):
+    one = world(zones={"us-east5-a": "denied"})
+    assert one.run("submit") == 2 and one.time - 1_800_000_000 < 30

@@ -16,7 +16,7 @@ SUSPEND = {"after": 300, "what": "suspend"}
 
 
 def assert_well(world: World) -> None:
-    assert world.cloud.left() == [] and world.journal.open() == []
+    assert world.cloud.left() == [] and not world.journal.open()
     assert all(0 <= lost < CHECKPOINT_STEPS for lost in world.pod.lost_steps)
     assert world.pod.starts == sorted(world.pod.starts)  # every attempt goes on where the last checkpoint was
 
