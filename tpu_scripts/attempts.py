@@ -38,24 +38,28 @@ class Attempt:
 
 def read(context: Context) -> list[Attempt]:
     """All attempts, in order."""
-    storage, found = context.storage, {}
-    names = {one.url.rpartition("/")[2] for one in storage.objects(context.url("attempts/*"))}
-    for name in sorted(names):
-        if match := re.fullmatch(r"(\d+)\.json", name):
-            entry = storage.read_record(context.url(f"attempts/{name}"), machine=str, step=int, time=(int, float)) or {}
-            end = {}
-            if f"{match[1]}.end.json" in names:
-                end = storage.read_record(context.url(f"attempts/{match[1]}.end.json"), outcome=str, step=int) or {}
-            found[int(match[1])] = Attempt(
-                int(match[1]),
-                entry.get("machine", ""),
-                entry.get("step", 0),
-                entry.get("time", 0.0),
-                end.get("outcome", ""),
-                end.get("step", 0),
-                f"{match[1]}.retry.json" in names,
-            )
-    return [found[number] for number in sorted(found)]
+    names = {one.url.rpartition("/")[2] for one in context.storage.objects(context.url("attempts/*"))}
+    found = []
+    for number in sorted(int(match[1]) for name in names if (match := re.fullmatch(r"(\d+)\.json", name))):
+        one = context.ended.get(number) or _read(context, number, f"{number}.end.json" in names)
+        if one.outcome:
+            context.ended[number] = one
+        found.append(dataclasses.replace(one, is_mended=f"{number}.retry.json" in names))
+    return found
+
+
+def _read(context: Context, number: int, has_ended: bool) -> Attempt:
+    storage, url = context.storage, context.url(f"attempts/{number}")
+    entry = storage.read_record(f"{url}.json", machine=str, step=int, time=(int, float)) or {}
+    end = (storage.read_record(f"{url}.end.json", outcome=str, step=int) or {}) if has_ended else {}
+    return Attempt(
+        number,
+        entry.get("machine", ""),
+        entry.get("step", 0),
+        entry.get("time", 0.0),
+        end.get("outcome", ""),
+        end.get("step", 0),
+    )
 
 
 def begin(context: Context, number: int, machine: str) -> Attempt | None:

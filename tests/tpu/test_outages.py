@@ -116,3 +116,11 @@ def test_a_machine_that_arrives_after_the_interrupt_does_not_stay(world, late):
 def test_a_refusal_is_not_waited_for(world):
     one = world(zones={"us-east5-a": "denied"})
     assert one.run("submit") == 2 and one.time - 1_800_000_000 < 30
+
+
+def test_what_has_ended_is_read_once(world):
+    """A machine is paid for while a supervisor reads."""
+    one = world(crashes={n: (150, (1, 75)) for n in range(6)})
+    assert one.run("submit") == 0
+    read = [argv[3] for argv in one.cloud.state["argv"] if argv[1:3] == ["storage", "cat"] and "/attempts/" in argv[3]]
+    assert len([url for url in read if url.endswith(".end.json")]) == len({u for u in read if u.endswith(".end.json")})
