@@ -8,6 +8,7 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -114,7 +115,7 @@ def _own_words(stderr: str, slice_index: int, worker: int) -> str:
     before, mark, after = stderr.rpartition(f"worker {slice_index}/{worker}: ")
     if not mark:
         return ""
-    causes = [line.strip() for line in before.splitlines() if "error" in line.lower()]
+    causes = [line.strip() for line in before.splitlines() if re.search("error|fail|denied", line, re.IGNORECASE)]
     return after.partition("\n")[0] + (f" ({causes[-1][:200]})" if causes else "")
 
 
