@@ -8,10 +8,8 @@ import argparse
 import contextlib
 import os
 import shlex
-import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,17 +17,14 @@ from anchortrain.errors import UserError
 from tpu_scripts import attempts, doctor, jobset, observe, planning, provision, study
 from tpu_scripts import spec as specs
 from tpu_scripts.context import RECORD, Context
-from tpu_scripts.gcloud import Gcloud, cut_off
+from tpu_scripts.gcloud import Gcloud, Interrupted, cut_off
 from tpu_scripts.journal import Journal, default_directory
 from tpu_scripts.queued_resources import runtime_version, when
 from tpu_scripts.reaping import reap, survey
 from tpu_scripts.supervisor import Supervisor
+from tpu_scripts.terminal import deaf, handling, interruptible, say, tell
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
-
-
-class Interrupted(KeyboardInterrupt):
-    """SIGINT, SIGTERM or SIGHUP."""
 
 
 def main(argv: Sequence[str] | None = None, *, gcloud: Gcloud | None = None, journal: Journal | None = None) -> int:
@@ -41,39 +36,20 @@ def main(argv: Sequence[str] | None = None, *, gcloud: Gcloud | None = None, jou
     gcloud = gcloud or Gcloud(say=say, dry_run=getattr(args, "dry_run", False))
     journal = journal or Journal(default_directory())
     try:
-        with _signals():
+        with interruptible():
             return _COMMANDS[args.command][0](args, gcloud, journal)
     except UserError as error:
-        print(f"tpu_scripts: error: {error}", file=sys.stderr)
+        tell(f"tpu_scripts: error: {error}")
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("tpu_scripts: interrupted", file=sys.stderr)
+        tell("tpu_scripts: interrupted")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except BrokenPipeError:  # of what reads our results
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-
-
-def say(line: str) -> None:
-    """Progress goes to stderr, results to stdout."""
-    print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """A terminal that closes and a `kill` are as an interrupt: what is paid for is deleted on the way out."""
-
-    def handle(number: int, _frame: object) -> None:
-        raise Interrupted
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    except OSError as error:  # of this machine: a full disk, a folder that is not ours
+        tell(f"tpu_scripts: error: {error}")
+        return EXIT_USER_ERROR
 
 
 # -- the commands -----------------------------------------------------------------------------------
@@ -94,36 +70,13 @@ def _kept_or_deleted(context: Context, keep: bool) -> Iterator[None]:
             context.say(f"{context.spec.name} is kept; `supervise` goes on, `down` deletes it")
         else:
             try:
-                with _deaf(context):
+                with deaf(context.spec.name):
                     provision.tear_down(context)
             except UserError as second:  # what ended the run must be heard, too
                 context.say(f"NOT DELETED, `down` or `reap` must do it: {second}")
         raise
-    with _deaf(context):
+    with deaf(context.spec.name):
         provision.tear_down(context)
-
-
-@contextlib.contextmanager
-def _deaf(context: Context) -> Iterator[None]:
-    """While machines are deleted, the first further signals only say so; a third ends the command."""
-    count = 0
-
-    def handle(number: int, _frame: object) -> None:
-        nonlocal count
-        count += 1
-        if count > 2:
-            raise Interrupted
-        context.say(f"deleting {context.spec.name}; if this is cut off, `down` or `reap` must do it")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _prepare(context: Context, no_plan: bool) -> float:
@@ -158,7 +111,9 @@ def submit(context: Context, *, no_plan: bool = False, keep: bool = False, retry
         provision.tear_down(context)
         return
     deadline = _prepare(context, no_plan)
-    supervisor = Supervisor(context, retry=retry)
+    if retry:
+        attempts.forgive(context)
+    supervisor = Supervisor(context)
     supervisor.refuse_loop()
     with _kept_or_deleted(context, keep):
         supervisor.run(deadline)
@@ -201,10 +156,11 @@ def _launch(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
         _refuse_ended(context)
         _refuse_unknown(context)
         provision.check(context)
-        ready = provision.ensure(context, context.register())
-        attempt = Supervisor(context).launch(ready)
+        deadline = context.register()
+        ready = provision.ensure(context, deadline)
+        attempt = Supervisor(context).launch(ready, deadline)
     if attempt is None:
-        raise UserError("the machine was no good and was deleted", mend="run the command again")
+        raise UserError("the machine was lost, or was no good and was deleted", mend="run the command again")
     print(f"attempt {attempt.number} runs on {ready.machine.name}")
     return 0
 
@@ -217,7 +173,9 @@ def _supervise(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> in
             provision.check(context)
             context.register()
         deadline = context.deadline()
-        supervisor = Supervisor(context, retry=args.retry)
+        if args.retry:
+            attempts.forgive(context)
+        supervisor = Supervisor(context)
         supervisor.refuse_loop()
         with _kept_or_deleted(context, args.keep):
             supervisor.run(deadline)
@@ -241,9 +199,8 @@ def _status(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
 def _logs(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     context = _context(args, gcloud, journal)
     try:
-        workers = [tuple(map(int, one.split("/"))) for one in args.worker]
-        assert all(len(one) == 2 for one in workers)
-    except (ValueError, AssertionError):
+        workers = [(int(s), int(w)) for s, w in (one.split("/") for one in args.worker)]
+    except ValueError:
         raise UserError(f"must be SLICE/WORKER, got {args.worker}", where="--worker") from None
     number = args.attempt
     if number is None and not args.all:
@@ -303,7 +260,7 @@ def _render_jobset(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -
 def _study(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
     tpu, config, bound = specs.read(args.gin_file, args.gin_bindings)
     found = study.members(tpu, config, bound)
-    stopping = threading.Event()
+    stopping, interrupts = threading.Event(), 0
 
     def context(one: study.Member) -> Context:
         return Context(one.spec, gcloud, journal, say)
@@ -329,16 +286,16 @@ def _study(args: argparse.Namespace, gcloud: Gcloud, journal: Journal) -> int:
                 raise UserError("interrupted, its machine is deleted") from None
 
     def interrupt(number: int, _frame: object) -> None:
-        if stopping.is_set():
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts > 3:
             raise Interrupted
         stopping.set()
         cut_off(lambda argv: "ssh" in argv)
-        say("stopping: machines are being deleted; a second interrupt leaves that to `reap`")
+        say("stopping: machines are being deleted; if this is cut off, `reap` must do it")
 
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, interrupt)
-    failed = study.run(found, config.concurrency, one_run, say, stopping)
+    with handling(interrupt):
+        failed = study.run(found, config.concurrency, one_run, say, stopping)
     if stopping.is_set():
         raise Interrupted
     if failed:

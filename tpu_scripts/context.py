@@ -25,6 +25,8 @@ class Context:
     journal: Journal
     say: Callable[[str], None]
     files: str = "RUN.gin"  # as they are named on the command line, for hints
+    # Attempts that have ended, by number, which change no more: each costs two commands, while a machine waits.
+    ended: dict[int, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def clock(self) -> Clock:

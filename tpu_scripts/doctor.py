@@ -43,7 +43,7 @@ def examine(context: Context) -> Iterator[Check]:
         yield _try(zone, offered)
     for secret in sorted(set(tpu.secrets.values())):
         args = ["secrets", "describe", secret, f"--project={tpu.project}"]
-        yield _try(f"secret {secret}", lambda args=args: str(gcloud.json(args).get("name", "")))
+        yield _try(f"secret {secret}", lambda args=args: str((gcloud.json(args) or {}).get("name", "")))
     yield _try("machines", lambda: _machines(context))
 
 
@@ -54,7 +54,8 @@ def region_of_bucket(context: Context) -> str:
     location = str(found.get("location", "")).lower()
     for zone in tpu.zones:
         region = zone.rpartition("-")[0]
-        near = location in (region, region.partition("-")[0])  # us-east5, or the multi-region us
+        continent = {"europe": "eu"}.get(region.partition("-")[0], region.partition("-")[0])
+        near = location in (region, continent)  # us-east5, or the multi-region us
         if not near and location and not tpu.allow_cross_region:
             raise UserError(
                 f"gs://{tpu.bucket} lies in {location}, {zone} does not",

@@ -15,12 +15,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from concurrent.futures import Future, wait
+from typing import Any, NamedTuple, TypeVar
 
 from anchortrain.errors import UserError
 
 _SHOWN = 160  # characters of an argument that a person is shown
 _MAX_PAUSE = 60.0  # seconds between two tries
+_END_SECONDS = 10.0  # that a command which is cut off may take to end
+T = TypeVar("T")
 
 
 class Kind(enum.Enum):
@@ -63,7 +66,7 @@ class GcloudError(UserError):
     """gcloud failed, and trying again has not helped or would not."""
 
     def __init__(self, kind: Kind, argv: Sequence[str], result: Result) -> None:
-        self.kind, self.code, self.stdout = kind, result.code, result.stdout
+        self.kind, self.code, self.stderr = kind, result.code, result.stderr
         self.reason = reason(result)
         super().__init__(self.reason, where=show(argv), mend=_mend(kind, self.reason))
 
@@ -78,15 +81,33 @@ class Clock:
         time.sleep(seconds)
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT, SIGTERM or SIGHUP came; in a thread: the command that it waited for was cut off for that."""
+
+
 Execute = Callable[[Sequence[str], str | None, float], Result]
 _running: dict[int, Sequence[str]] = {}  # process id, which is that of its group -> arguments
+_cut_off: set[int] = set()  # of these
 
 
 def cut_off(which: Callable[[Sequence[str]], bool]) -> None:
-    """Ends running commands by their arguments: threads that wait for them cannot be interrupted."""
+    """Ends running commands by their arguments: threads that wait for them cannot be interrupted. They raise
+    Interrupted: that such a command failed says nothing of what it was asked for."""
     for pid, argv in list(_running.items()):
         if which(argv):
+            _cut_off.add(pid)
             _kill(pid, signal.SIGTERM)
+
+
+def results(futures: Sequence[Future[T]]) -> list[T]:
+    """What threads return, in order; raises the first error. The thread that waits wakes up now and then: a signal
+    may be given to any thread, and only the main one, which would sleep on, handles it."""
+    found = []
+    for future in futures:
+        while not future.done():
+            wait([future], timeout=0.5)
+        found.append(future.result())
+    return found
 
 
 def _kill(group: int, number: int) -> None:
@@ -111,6 +132,8 @@ def execute(argv: Sequence[str], stdin: str | None, timeout: float) -> Result:
     except FileNotFoundError:
         what = f"{argv[0]} is not installed"
         raise UserError(what, mend="https://docs.cloud.google.com/sdk/docs/install") from None
+    except OSError as error:  # it may not be run, or what it is told is longer than the system allows
+        raise UserError(f"{argv[0]} cannot be run: {error.strerror}") from None
     _running[process.pid] = argv
     try:
         stdout, stderr = process.communicate(stdin, timeout)
@@ -120,10 +143,16 @@ def execute(argv: Sequence[str], stdin: str | None, timeout: float) -> Result:
         return Result(124, stdout, f"{stderr}\ntimed out after {timeout:g} s")
     except BaseException:
         _kill(process.pid, signal.SIGTERM)
-        process.wait()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            _kill(process.pid, signal.SIGKILL)
         raise
     finally:
         _running.pop(process.pid, None)
+    if process.pid in _cut_off:
+        _cut_off.discard(process.pid)
+        raise Interrupted
     return Result(process.returncode, stdout, stderr)
 
 

@@ -28,16 +28,19 @@ class Journal:
 
     def write(self, event: str, **fields: Any) -> None:
         """Appends a line and waits until it is on disk."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"event": event, **fields}, ensure_ascii=False) + "\n"
-        with open(self._path, "ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a full disk or a kill cut the line before off
-                    line = "\n" + line
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # a full disk or a kill cut the line before off
+                        line = "\n" + line
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # one that goes on with other machines must know it
+            raise UserError(f"cannot be written: {error.strerror}", where=str(self._path)) from None
 
     def read(self) -> list[dict[str, Any]]:
         """All lines; one that a kill or a full disk cut off is left out."""
@@ -67,16 +70,18 @@ class Journal:
         lines = [entry for entry in self.read() if entry["event"] == "create"]
         return list(dict.fromkeys(entry["owner"] for entry in lines if entry.get("owner")))
 
-    def open(self) -> list[tuple[str, str, str]]:
-        """(project, zone, name) of what was to be created and is not known to be gone."""
-        found: dict[tuple[str, str, str], None] = {}
+    def open(self) -> dict[tuple[str, str, str], float]:
+        """(project, zone, name) of what was to be created and is not known to be gone -> when, seconds since the
+        epoch."""
+        found: dict[tuple[str, str, str], float] = {}
         for entry in self.read():
             key = tuple(entry.get(name, "") for name in ("project", "zone", "name"))
             if entry["event"] == "create":
-                found[key] = None
+                time = entry.get("time")
+                found[key] = float(time) if isinstance(time, int | float) else 0.0
             elif entry["event"] == "deleted":
                 found.pop(key, None)
-        return list(found)
+        return found
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

@@ -34,7 +34,10 @@ def plan(spec: RunSpec, cache: Path, say: Callable[[str], None]) -> dict[str, An
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True)  # its progress and errors are seen
         if done.returncode not in (0, 1):
             raise UserError("the run cannot be planned, see above", mend="mend it, or go on without: --no_plan")
-        record = json.loads(done.stdout)[0]
+        try:
+            record = json.loads(done.stdout)[0]
+        except (ValueError, LookupError):  # it ended with a traceback, which has the same exit code as "does not fit"
+            raise UserError("the run cannot be planned, see above", mend="report it; --no_plan goes without") from None
         if record["fits"] is not None:  # what does not compile may do so once it is mended
             write_json_atomic(path, record)
     if record["fits"]:

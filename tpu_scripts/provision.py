@@ -11,6 +11,7 @@ from tpu_scripts.queued_resources import WAITING, Machine, Node, not_ready
 
 _READY_SECONDS = 1800.0  # from ACTIVE to every worker's address
 _ROUND_SECONDS = 300.0  # after no zone had capacity
+_ARRIVAL_SECONDS = 30.0  # from asking for a machine until Google knows it, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,13 +166,19 @@ def tear_down(context: Context) -> int:
 
     Every zone is tried, whatever happens in another; then the first error is raised.
     """
-    journalled = {(project, zone) for project, zone, name in context.journal.open() if name == context.spec.name}
+    opened = context.journal.open().items()
+    journalled = {(project, zone): time for (project, zone, name), time in opened if name == context.spec.name}
     named = [(context.spec.tpu.project, zone) for zone in context.spec.tpu.zones]
     count, failed = 0, None
     for project, zone in dict.fromkeys([*named, *sorted(journalled)]):
         machines = context.machines_of(project)
         try:
             machine, nodes = machines.look(context.spec.name, zone, context.own_labels)
+            # A request that was cut off may arrive yet.
+            arrived = journalled.get((project, zone), 0.0) + _ARRIVAL_SECONDS
+            while machine is None and not nodes and context.clock.time() < arrived:
+                context.clock.sleep(_ARRIVAL_SECONDS / 6)
+                machine, nodes = machines.look(context.spec.name, zone, context.own_labels)
             if machine is None and not nodes:
                 if (project, zone) in journalled and not context.gcloud.dry_run:
                     time, name = context.clock.time(), context.spec.name

@@ -144,7 +144,8 @@ class QueuedResources:
         end = clock.time() + _DELETE_SECONDS if end is None else end
         while True:
             try:
-                return self.describe(name, zone), self.nodes(zone, wanted)
+                nodes = self.nodes(zone, wanted)
+                return self.describe(name, zone), nodes  # last: what it says is deleted next
             except GcloudError as error:
                 if error.kind is not Kind.TRANSIENT or clock.time() > end:
                     raise
@@ -161,22 +162,36 @@ class QueuedResources:
         try:
             self._gcloud.run(args, changes=True)
         except GcloudError as error:
+            if error.kind in (Kind.CAPACITY, Kind.PERMANENT) and not self._gcloud.dry_run:  # refused: none will come
+                self._journal.write("deleted", time=now, project=self.project, zone=zone, name=spec.name)
             if error.kind is not Kind.EXISTS:
                 raise
 
-    def delete(self, name: str, zone: str, wanted: Mapping[str, str], *, seconds: float = _DELETE_SECONDS) -> None:
-        """Deletes a queued resource and its nodes, and returns when Google no longer knows them.
+    def delete(
+        self,
+        name: str,
+        zone: str,
+        wanted: Mapping[str, str],
+        *,
+        created: str | None = None,
+        seconds: float = _DELETE_SECONDS,
+    ) -> bool:
+        """Deletes a queued resource and its nodes, and returns when Google no longer knows them; False when another one
+        has the name instead, which stays.
 
         Args:
           wanted: labels that it must have; else nothing is done, and UserError says so.
+          created: `Machine.created` of the one that is meant, "" for nodes without one; default the one that is there.
           seconds: after which it gives up, with GcloudError; the machine then still counts as there.
         """
         clock = self._gcloud.clock
-        end, pause, created = clock.time() + seconds, 2.0, ""
+        end, pause = clock.time() + seconds, 2.0
         while True:
             machine, nodes = self.look(name, zone, wanted, end)
-            if machine is not None and machine.created != (created := created or machine.created):
-                return  # gone, and somebody has asked for another of this name
+            if machine is not None:
+                created = machine.created if created is None else created
+                if machine.created != created:
+                    return False  # gone, and somebody has asked for another of this name
             if machine is not None and not wanted.items() <= machine.labels.items():
                 # Its description may lack labels of nodes that are being deleted; those of others it does not lack.
                 raise UserError(f"{name} in {zone} has other labels", mend="it is not this run's, so it stays")
@@ -194,7 +209,7 @@ class QueuedResources:
                 if error.kind in (Kind.PERMANENT, Kind.CAPACITY) or clock.time() > end:
                     raise
             if self._gcloud.dry_run:
-                return
+                return True
             if clock.time() > end:
                 raise UserError(
                     f"{name} in {zone} is still there after {seconds / 60:.0f} minutes of deleting",
@@ -204,6 +219,7 @@ class QueuedResources:
             pause = min(pause * 1.5, _SETTLE_SECONDS)
         if not self._gcloud.dry_run:
             self._journal.write("deleted", time=clock.time(), project=self.project, zone=zone, name=name)
+        return True
 
     def _ask(self, args: list[str]) -> None:
         """A deletion that is under way, or done, is as good as one that is accepted."""

@@ -22,6 +22,7 @@ class Leftover:
     state: str
     ttl: float | None  # seconds since the epoch; None where the label is damaged
     is_due: bool
+    created: str  # time, as Google writes it; "" for nodes
 
     @property
     def labels(self) -> dict[str, str]:
@@ -58,29 +59,34 @@ def _in_place(
     seen = {}
     for one in machines.every(zone):
         if one.labels["owner"] in owners:
-            seen[one.name] = (one.labels, one.state, one.ttl)
+            seen[one.name] = (one.labels, one.state, one.ttl, one.created)
     for node in machines.nodes(zone, {"app": APP}):
         if node.labels.get("run") and node.labels.get("owner") in owners:
             ttl = node.labels.get("ttl", "")
             name = f"{node.labels['owner']}-{node.labels['run']}"
-            seen.setdefault(name, (node.labels, node.state, float(ttl) if ttl.isdecimal() else None))
+            seen.setdefault(name, (node.labels, node.state, float(ttl) if ttl.isdecimal() else None, ""))
     found = []
-    for name, (labels, state, ttl) in seen.items():
+    for name, (labels, state, ttl, created) in seen.items():
         # A machine of ours without a readable time was tampered with: it is shown, but deleted only on demand.
         is_due = everything or (ttl is not None and ttl <= now)
-        found.append(Leftover(machines.project, zone, name, labels["owner"], labels["run"], state, ttl, is_due))
+        run = labels["owner"], labels["run"]
+        found.append(Leftover(machines.project, zone, name, *run, state, ttl, is_due, created))
     return found
 
 
 def reap(gcloud: Gcloud, journal: Journal, found: Sequence[Leftover]) -> int:
-    """Deletes what is due, each until it is gone; returns how many. All are tried; then the first error is raised."""
+    """Deletes what is due, each until it is gone; returns how many. All are tried; then the first error is raised.
+
+    What was made anew since it was listed stays. A queued resource cannot be given another `ttl`, so that it is the
+    one that was listed says, too, that it is due.
+    """
     failed, count = None, 0
     for one in found:
         if not one.is_due:
             continue
         try:
-            QueuedResources(gcloud, journal, one.project).delete(one.name, one.zone, one.labels)
-            count += 1
+            machines = QueuedResources(gcloud, journal, one.project)
+            count += machines.delete(one.name, one.zone, one.labels, created=one.created)
         except UserError as error:
             failed = failed or error
     if failed:

@@ -44,6 +44,7 @@ class TpuConfig:
     package: str = ""
     max_attempts: int = 50  # starts of the training, over all machines
     wait_minutes: float = 60.0  # for capacity in one zone, before the next is tried
+    ssh_minutes: float = 20.0  # that ssh may fail on a machine that Google calls well, before it is given up
     allow_cross_region: bool = False  # zones outside the bucket's region: traffic is slow and is paid for
     runtime_version: str = ""  # default by generation
     service_account: str = ""
@@ -143,7 +144,7 @@ def read(
 ) -> tuple[TpuConfig, TpuStudyConfig, dict[str, Bound]]:
     """What is bound: the run, the study, and `Class.field` -> value of everything. Raises UserError."""
     if not gin_files and not bindings:
-        raise UserError("there is no run", where="--gin_file", mend="name a gin file that binds TpuConfig")
+        raise UserError("there is no run", mend="name a gin file that binds TpuConfig")
     bound = read_bindings(_Everything, gin_files, bindings)
     settings = build(_Settings, bound)
     return settings.tpu, settings.study, bound
@@ -163,22 +164,28 @@ def make(tpu: TpuConfig, bound: Mapping[str, Bound]) -> RunSpec:
 
 def default_owner() -> str:
     """Whoever is logged in, as labels allow it."""
-    return re.sub(r"[^a-z0-9]+", "-", getpass.getuser().lower()).strip("-")[:16].rstrip("-")
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return ""
+    return re.sub(r"[^a-z0-9]+", "-", user.lower()).strip("-")[:16].rstrip("-")
 
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+# As the end of a word: HF_TOKEN and APIKEY_2, not TOKENIZERS_PARALLELISM.
+_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?\d*(_|$)", re.IGNORECASE)
 # Only what Cloud Storage and every shell take as it is.
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _PACKAGE = re.compile(r"|gs://\S+\.whl|anchortrain==[A-Za-z0-9_.+!-]+")
-_VALUE = re.compile(r"(hf_|sk-|gh[pousr]_|glpat-|AIza)[\w-]{16,}|[0-9a-fA-F]{40,}")  # of a secret, by its shape
+_TOKEN = re.compile(r"\b(hf_|sk-|gh[pousr]_|glpat-|AIza)[\w-]{16,}")  # a secret, by its shape
+_VALUE = re.compile(rf"{_TOKEN.pattern}|[0-9a-fA-F]{{40,}}")  # the latter may be a commit where it is no name
 _READ_ONLY = ("BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID")  # in bash, which sets the others
 
 
 def _rules(tpu: TpuConfig, owner: str) -> list[tuple[str, bool, str, str | None]]:
     """(field, whether it is right, what is wrong if not, how to mend it)"""
     wrong_zone = next((z for z in tpu.zones if not re.fullmatch(r"[a-z]+-[a-z]+\d+-[a-z]", z)), None)
-    secret = next((name for name in tpu.env if _SECRET.search(name)), None)
+    secret = next((name for name, value in tpu.env.items() if _SECRET.search(name) or _TOKEN.search(value)), None)
     variables = [name for name in (*tpu.env, *tpu.secrets) if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)]
     names = [name for name in tpu.secrets.values() if not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", name)]
     names += [name for name in tpu.secrets.values() if _VALUE.fullmatch(name)]
@@ -230,7 +237,7 @@ def _rules(tpu: TpuConfig, owner: str) -> list[tuple[str, bool, str, str | None]
         (
             "max_hours",
             0 < tpu.max_hours <= 24 * 366,
-            f"must be positive, got {tpu.max_hours:g}",
+            f"must be more than 0 and at most a year's, got {tpu.max_hours:g}",
             "say how long machines may be held: what outlives it is deleted",
         ),
         ("slices", tpu.slices >= 1, f"must be at least 1, got {tpu.slices}", None),
@@ -243,8 +250,11 @@ def _rules(tpu: TpuConfig, owner: str) -> list[tuple[str, bool, str, str | None]
         ),
         ("max_attempts", tpu.max_attempts >= 1, f"must be at least 1, got {tpu.max_attempts}", None),
         ("wait_minutes", tpu.wait_minutes > 0, "must be positive", None),
-        ("poll_seconds", tpu.poll_seconds > 0, "must be positive", None),
-        ("upload_seconds", tpu.upload_seconds > 0, "must be positive", None),
+        ("ssh_minutes", tpu.ssh_minutes > 0, "must be positive", None),
+        *(
+            (field, 0 < getattr(tpu, field) <= 3600, "must be more than 0 and at most 3600", None)
+            for field in ("poll_seconds", "upload_seconds")
+        ),
         ("env", secret is None, f"has {secret}, which looks like a secret", "name it in TpuConfig.secrets instead"),
         ("env", not variables, f"has {variables[:1]}, which is no name of a variable", None),
         (

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from anchortrain.errors import UserError
 from anchortrain.gin_reader import Bound
 from tpu_scripts import spec as specs
-from tpu_scripts.gcloud import Clock
+from tpu_scripts.gcloud import Clock, results
 from tpu_scripts.spec import RunSpec, TpuConfig, TpuStudyConfig
 
 
@@ -150,8 +150,7 @@ def run(
             done[name].set()
 
     with ThreadPoolExecutor(concurrency) as pool:
-        for future in [pool.submit(work, one) for one in found]:
-            future.result()
+        results([pool.submit(work, one) for one in found])
     return failed
 
 

@@ -15,12 +15,13 @@ from tpu_scripts.context import Context
 from tpu_scripts.gcloud import GcloudError, Kind
 from tpu_scripts.provision import Ready
 from tpu_scripts.queued_resources import when
-from tpu_scripts.workers import Workers, WorkersError
+from tpu_scripts.workers import UnreachableError, Workers, WorkersError
 
 _SILENT_SECONDS = 900.0  # after which a worker whose log is not uploaded any more is taken for lost
 _STRAGGLE_SECONDS = 300.0  # that workers may go on after one has failed: jax needs minutes to give up a frozen host
 _SAY_SECONDS = 600.0
 _OUTAGE_SECONDS = 60.0  # until the next look, after several tries have failed
+_SSH_SECONDS = 10.0  # until workers that ssh did not reach are asked again; grows to the former
 _USER_ERROR, _INTERRUPTED, _NO_SECRET = 2, 130, 78
 _KILLED, _TERMINATED = 137, 143  # the latter: stopped before it could handle that
 
@@ -28,10 +29,8 @@ _KILLED, _TERMINATED = 137, 143  # the latter: stopped before it could handle th
 class Supervisor:
     """One run, from wherever it is to its end."""
 
-    def __init__(self, context: Context, *, retry: bool = False) -> None:
-        """With `retry` the crashes until now do not count: what caused them was mended."""
+    def __init__(self, context: Context) -> None:
         self.context = context
-        self.forgiven = len(attempts.read(context)) if retry else 0
 
     def run(self, deadline: float) -> None:
         """Returns when the run is finished. Raises UserError when going on makes no sense or the time is over."""
@@ -49,7 +48,7 @@ class Supervisor:
                     )
                 self.refuse_loop()
                 ready = provision.ensure(context, deadline)
-                attempt = self.launch(ready)
+                attempt = self.launch(ready, deadline)
                 if attempt is not None:
                     self._watch(ready, attempt, deadline)
             except GcloudError as error:
@@ -63,26 +62,49 @@ class Supervisor:
     def refuse_loop(self) -> None:
         """Raises UserError when the run crashes again and again: before a machine is paid for, where one would be."""
         known = attempts.read(self.context)
-        crashed = known[self.forgiven :]
-        if (not known or known[-1].outcome) and attempts.is_loop(crashed):
+        if not known or not known[-1].outcome:
+            return
+        recent = attempts.held_against(known)
+        if attempts.is_loop(recent):
             what = f"{attempts.CRASHES} attempts in a row have crashed at step {known[-1].end_step}"
             mend = f"{self._log_command()}; once it is mended, submit with --retry"
             raise UserError(what, where=self.context.url(f"logs/attempt-{known[-1].number}"), mend=mend)
+        if attempts.is_out_of_reach(recent):
+            what = f"ssh did not reach the workers of {attempts.UNREACHABLES} machines in a row"
+            mend = "see to the network's firewall and your roles; once it is mended, submit with --retry"
+            raise UserError(what, mend=mend)
 
-    def launch(self, ready: Ready) -> Attempt | None:
-        """Starts the training where it does not run; None when the machine is no good and was deleted."""
-        context = self.context
+    def launch(self, ready: Ready, deadline: float) -> Attempt | None:
+        """Starts the training where it does not run; None when the machine was lost, or is no good and was deleted, or
+        at the deadline."""
+        context, clock = self.context, self.context.clock
         package, constraints = packages.resolve(context)
         attempt = self._attempt(ready)
-        try:
-            Workers(context, ready, attempt.number, package, constraints).start()
-        except WorkersError as error:
-            context.say(str(error))
-            attempts.end(context, attempt, attempts.CRASHED)
-            # Whatever it is that this machine has, the next one may not have it.
-            context.machines.delete(context.spec.name, ready.machine.zone, context.own_labels)
-            return None
-        return attempt
+        workers = Workers(context, ready, attempt.number, package, constraints)
+        end, pause = deadline, _SSH_SECONDS
+        while clock.time() < deadline:
+            try:
+                workers.start()
+                return attempt
+            except WorkersError as error:
+                context.say(str(error))
+                outcome = attempts.UNREACHABLE if isinstance(error, UnreachableError) else attempts.CRASHED
+            if lost := self._lost(ready):  # which is why, and says nothing of the training
+                context.say(f"attempt {attempt.number}: {lost}")
+                attempts.end(context, attempt, attempts.PREEMPTED)
+                return None
+            # Google says that the machine is well: it is the way there that is broken, for a while.
+            end = min(end, clock.time() + 60 * context.spec.tpu.ssh_minutes)
+            if outcome == attempts.CRASHED or clock.time() >= end:
+                attempts.end(context, attempt, outcome)
+                # Whatever it is that this machine has, the next one may not have it.
+                machine = ready.machine
+                context.machines.delete(machine.name, machine.zone, context.own_labels, created=machine.created)
+                return None
+            context.say(f"asking again in {duration(pause)}; the machine is given up at {when(end)}")
+            clock.sleep(min(pause, max(end - clock.time(), 0)))
+            pause = min(2 * pause, _OUTAGE_SECONDS)
+        return None
 
     def _attempt(self, ready: Ready) -> Attempt:
         """The attempt that this machine is on, or the next."""

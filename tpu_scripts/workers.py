@@ -8,15 +8,17 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from anchortrain.errors import UserError
 from tpu_scripts.accelerators import chips_each_host, hosts_each
 from tpu_scripts.context import EXPERIMENT, Context
-from tpu_scripts.gcloud import GcloudError, Kind, cut_off
+from tpu_scripts.gcloud import GcloudError, Kind, cut_off, results
 from tpu_scripts.provision import Ready
 from tpu_scripts.spec import RunSpec
 
@@ -29,6 +31,18 @@ _ACK = "ANCHORTRAIN-ACK"
 
 class WorkersError(UserError):
     """Some workers did not do what they were asked to; another machine may."""
+
+
+class UnreachableError(WorkersError):
+    """Some workers could not be asked: no ssh, no answer. That says nothing of what they would do."""
+
+
+class _Answer(NamedTuple):
+    """Of a worker to one command."""
+
+    ok: bool
+    said: str
+    reached: bool = True  # whether it was the worker that answered
 
 
 def train_arguments(spec: RunSpec) -> list[str]:
@@ -96,6 +110,15 @@ def ssh_arguments(spec: RunSpec, zone: str, slice_index: int, worker: int, comma
     ]
 
 
+def _own_words(stderr: str, slice_index: int, worker: int) -> str:
+    """What `worker.sh` itself says was wrong, with the error before it; "" when it did not get that far."""
+    before, mark, after = stderr.rpartition(f"worker {slice_index}/{worker}: ")
+    if not mark:
+        return ""
+    causes = [line.strip() for line in before.splitlines() if re.search("error|fail|denied", line, re.IGNORECASE)]
+    return after.partition("\n")[0] + (f" ({causes[-1][:200]})" if causes else "")
+
+
 class Workers:
     """All VMs of a machine that is ready, for one attempt."""
 
@@ -106,7 +129,8 @@ class Workers:
         self.all = [(s, w) for s in range(spec.tpu.slices) for w in range(hosts_each(spec.where))]
 
     def start(self) -> None:
-        """From a bare machine to a running attempt. Raises WorkersError, or UserError when no machine would do."""
+        """From a bare machine to a running attempt; may be repeated. Raises WorkersError, UnreachableError where only
+        ssh failed, or UserError when no machine would do."""
         self._each("bootstrap")
         self._check(self._each("preflight"))
         states = self._each("launch")
@@ -115,23 +139,26 @@ class Workers:
     def _each(self, verb: str) -> dict[tuple[int, int], str]:
         """Asks every worker; returns what each acknowledged with."""
         # The first alone: it registers the ssh key, which several at once would do over each other.
-        found = dict([self._ask(verb, *self.all[0])])
-        with ThreadPoolExecutor(_SSH_AT_ONCE) as pool:
-            try:
-                found |= dict(pool.map(lambda at: self._ask(verb, *at), self.all[1:]))
-            except BaseException:  # an interrupt must not wait for an installation
-                pool.shutdown(wait=False, cancel_futures=True)
-                cut_off(lambda argv: "ssh" in argv and self._context.spec.name in argv)
-                raise
-        failed = {at: said for at, (ok, said) in found.items() if not ok}
+        found = {self.all[0]: self._ask(verb, *self.all[0])}
+        if found[self.all[0]].reached:
+            with ThreadPoolExecutor(_SSH_AT_ONCE) as pool:
+                try:
+                    answers = results([pool.submit(self._ask, verb, *at) for at in self.all[1:]])
+                except BaseException:  # an interrupt must not wait for an installation
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    cut_off(lambda argv: "ssh" in argv and self._context.spec.name in argv)
+                    raise
+            found |= dict(zip(self.all[1:], answers, strict=True))
+        failed = {at: answer for at, answer in found.items() if not answer.ok}
         if failed:
-            at, said = next(iter(failed.items()))
             who = ", ".join(f"{s}/{w}" for s, w in list(failed)[:8])
-            what = f"{verb} failed on {len(failed)} of {len(self.all)} workers ({who}): {said}"
-            raise WorkersError(what)
-        return {at: said for at, (_, said) in found.items()}
+            # What a worker says is worth more than that others cannot be reached.
+            worst = next((answer for answer in failed.values() if answer.reached), next(iter(failed.values())))
+            what = f"{verb} failed on {len(failed)} of {len(self.all)} workers ({who}): {worst.said}"
+            raise WorkersError(what) if worst.reached else UnreachableError(what)
+        return {at: answer.said for at, answer in found.items()}
 
-    def _ask(self, verb: str, slice_index: int, worker: int) -> tuple[tuple[int, int], tuple[bool, str]]:
+    def _ask(self, verb: str, slice_index: int, worker: int) -> _Answer:
         spec, machine = self._context.spec, self._ready.machine
         at = (slice_index, worker)
         words = parameters(spec, self._attempt, *at, self._package, self._constraints, machine.zone, machine.ttl or 0.0)
@@ -141,10 +168,12 @@ class Workers:
         except GcloudError as error:
             if error.kind is Kind.PERMANENT and ("PERMISSION_DENIED" in error.reason or error.code == 2):
                 raise
-            return at, (False, error.reason)
+            own = _own_words(error.stderr, *at)
+            return _Answer(False, own or error.reason, reached=bool(own) or error.kind is not Kind.TRANSIENT)
         expected = f"{_ACK} {verb} {self._attempt} {slice_index} {worker} "
         acks = [line.removeprefix(expected) for line in text.splitlines() if line.startswith(expected)]
-        return at, (bool(acks), acks[-1].strip() if acks else "it did not answer")
+        # gcloud passes over workers that it cannot prepare for ssh, and ends well.
+        return _Answer(True, acks[-1].strip()) if acks else _Answer(False, "it did not answer", reached=False)
 
     def _check(self, answers: Mapping[tuple[int, int], str]) -> None:
         """Refuses workers that differ: jax would hang, or end with less than a line."""

@@ -29,6 +29,16 @@ def spec(*more: str) -> specs.RunSpec:
     return specs.load([], [*BINDINGS, *more])
 
 
+def refused(one, capsys, message: str, *argv: str, bindings=()) -> None:
+    """The command ends with one line, and asks for no machine and deletes none."""
+    before, made = one.cloud.left(), one.cloud.state["made"]
+    capsys.readouterr()
+    assert one.run(*argv, bindings=bindings) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tpu_scripts: error: ")]
+    assert len(errors) == 1 and message in errors[0], errors
+    assert (one.cloud.left(), one.cloud.state["made"]) == (before, made)
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: from then on nothing of the process reaches the cloud."""
 
@@ -47,6 +57,7 @@ class World:
         self.journal = Journal(folder / "state")
         self.kill, self.applied, self.calls = None, False, itertools.count(1)
         self.said: list[str] = []
+        self.unreachable: set[int] = set()  # machines, in the order in which they are made, that ssh does not reach
 
     # The clock of product code.
     def sleep(self, seconds: float) -> None:
@@ -57,6 +68,8 @@ class World:
         self.cloud.advance()  # first what was lost, then what the trainer has done since
         self.pod.advance()
         number = next(self.calls)
+        if "ssh" in argv and self.cloud.state["made"] - 1 in self.unreachable:
+            return Result(255, "", "ssh: connect to host 10.0.0.1 port 22: Connection timed out")
         if self.kill is not None and number >= self.kill:
             if number == self.kill and self.applied:
                 self.cloud.execute(argv, stdin, timeout)

@@ -17,10 +17,12 @@ from tests.tpu.conftest import BINDINGS
 HERE, ROOT = Path(__file__).parent, Path(__file__).resolve().parents[2]
 
 _SHIMS = {
-    "sudo": 'case $1 in rm) exit 0 ;; esac\nexec "$@"',
+    # A link stands for the mount. It is made in one step: all machines of a test have one file system, and would
+    # come between a `mkdir` of the mount point and its replacement.
+    "sudo": 'case $1 in rm | chown) exit 0 ;; mkdir) exec mkdir -p "${3%/*}" ;; esac\nexec "$@"',
     "mountpoint": '[ -L "$2" ]',
     "gcsfuse": 'while [ $# -gt 2 ]; do shift; done\nmkdir -p "$FAKE_GCLOUD_DIR/buckets/$1"\n'
-    'rmdir "$2" && ln -s "$FAKE_GCLOUD_DIR/buckets/$1" "$2"',
+    'ln -sT "$FAKE_GCLOUD_DIR/buckets/$1" "$2" 2>/dev/null || [ -L "$2" ]',
     "systemd-run": 'unit=\nwhile [ "${1#--}" != "$1" ]; do\n'
     "case $1 in --unit=*) unit=${1#--unit=} ;; esac; shift; done\n"
     'mkdir -p "$HOME/units"\nsetsid "$@" </dev/null >"$HOME/units/$unit.out" 2>&1 &\n'

@@ -179,7 +179,7 @@ def test_the_reason_is_one_line():
         ("TpuConfig.zones = ('us-east5',)", "TpuConfig.zones has 'us-east5', which is no zone"),
         ("TpuConfig.accelerator = 'v5p-17'", "there is no v5p-17 (the number counts TensorCores, two a chip)"),
         ("TpuConfig.accelerator = '2xv5p-16'", "bind TpuConfig.slices = 2 beside it"),
-        ("TpuConfig.max_hours = 0", "TpuConfig.max_hours must be positive, got 0"),
+        ("TpuConfig.max_hours = 0", "TpuConfig.max_hours must be more than 0 and at most a year's, got 0"),
         ("TpuConfig.bucket = 'gs://b/c'", "TpuConfig.bucket must be gs://NAME, got 'b/c'"),
         ("TpuConfig.env = {'WANDB_API_KEY': 'abc'}", "WANDB_API_KEY, which looks like a secret"),
         ("TpuConfig.env = {'TPU_SKIP_MDS_QUERY': '1'}", "jax would not find the pod"),
@@ -371,7 +371,7 @@ def test_the_journal_outlives_a_line_that_was_cut_off(tmp_path):
     with open(tmp_path / "journal.jsonl", "a") as file:
         file.write('{"event": "cre')
     one.write("create", project="p", zone="z", name="b")
-    assert one.open() == [("p", "z", "a"), ("p", "z", "b")]
+    assert list(one.open()) == [("p", "z", "a"), ("p", "z", "b")]
     with one.lock("x"), pytest.raises(UserError, match="is being worked on by process"), one.lock("x"):
         pass
 

@@ -4,12 +4,16 @@ import json
 import os
 import re
 import signal
+import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.tpu.sandbox import Sandbox
 from tests.train.conftest import TINY, data  # noqa: F401  (a fixture)
+from tpu_scripts.gcloud import results
 
 
 @pytest.fixture
@@ -23,6 +27,17 @@ def sandbox(tmp_path):
     yield make
     for one in made:
         one.clean()
+
+
+def until(holds, process: subprocess.Popen, seconds: float = 90) -> None:
+    """Waits for something that a command brings about; a command that ends instead is shown with all that it said."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if process.poll() is not None:
+            out, err = process.communicate()
+            pytest.fail(f"ended with {process.returncode}:\n{out}{err}")
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def starts(one: Sandbox) -> list[int]:
@@ -85,22 +100,27 @@ def test_sigkill_then_reap_and_then_submit(sandbox, call, applied):
 def test_an_interrupt_deletes_the_machine(sandbox):
     one = sandbox()
     process = one.start("submit", "--no_plan")
-    deadline = time.monotonic() + 60
-    while not (one.cloud / "starts-0").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
+    until((one.cloud / "starts-0").exists, process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err.endswith("tpu_scripts: interrupted\n") and one.machines == []
 
 
+def test_a_machine_is_deleted_though_nobody_listens(sandbox):
+    """`submit 2>&1 | tee log`: Ctrl-C ends `tee` first. A terminal that is closed is alike."""
+    one = sandbox()
+    process = one.start("submit", "--no_plan")
+    until((one.cloud / "starts-0").exists, process)
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130 and one.machines == []
+
+
 def test_an_interrupt_does_not_wait_for_an_installation(sandbox):
     one = sandbox(ssh_seconds=100)
     process = one.start("submit", "--no_plan")
-    deadline = time.monotonic() + 60
-    while sum("ssh" in argv for argv in one.state.get("argv", [])) < 2:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
+    until(lambda: sum("ssh" in argv for argv in one.state.get("argv", [])) >= 2, process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130 and one.machines == []
@@ -112,14 +132,39 @@ def test_an_interrupted_study_leaves_no_machine(sandbox):
         env={"TOY_SECONDS": "2"},
     )
     process = one.start("study", "--yes", "--no_plan")
-    deadline = time.monotonic() + 90
-    while not (one.cloud / "starts-0").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
+    until((one.cloud / "starts-0").exists, process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=90)
     print(out, err)
     assert process.returncode == 130 and one.machines == [] and "r-b-m-s0: interrupted" in err
+
+
+def test_an_interrupt_during_an_installation_is_no_crash(sandbox):
+    """A study cuts off what its threads wait for; that this fails says nothing of the machines."""
+    one = sandbox(["TpuStudyConfig.sizes = ('a',)", "TpuStudyConfig.methods = {'m': ()}"], ssh_seconds=100)
+    process = one.start("study", "--yes", "--no_plan")
+    until(lambda: sum("ssh" in argv for argv in one.state.get("argv", [])) >= 2, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and one.machines == [] and "r-a-m-s0: interrupted" in err
+    assert [p.name for p in one.cloud.glob("buckets/bucket/anchortrain/r-a-m-s0/attempts/*")] == ["0.json"]
+
+
+def test_a_signal_that_another_thread_gets_is_handled():
+    """The system may give it to any thread; the main one would sleep until the run that it waits for has ended."""
+    handled = threading.Event()
+    before = signal.signal(signal.SIGUSR1, lambda *_: handled.set())
+
+    def work() -> bool:
+        time.sleep(0.5)  # until the main thread waits
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        return handled.wait(20)
+
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert results([pool.submit(work)]) == [True]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_the_guard_deletes_what_nobody_watches(sandbox):
