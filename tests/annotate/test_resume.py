@@ -17,13 +17,14 @@ from tests.annotate.jobs import Started, annotating, command, error, finished, p
 def killed_and_continued(argv, out, *, kills, seed, parts, seconds):
     """Kills the command `kills` times at random moments, then lets it end.
 
-    Every second time within its first `seconds`, the others after some more of its `parts`.
+    Every second time within its first `seconds`, the others after some more of its `parts`; never after more than its
+    share of them, so that something is left for the last on a fast machine, too.
     """
     rng, seen = random.Random(seed), 0
     for i in range(kills):
         with Started(argv) as started:
             if i % 2 == 0:
-                time.sleep(rng.uniform(0.05, seconds))
+                reached(started, out, seen + parts // kills, within=rng.uniform(0.05, seconds))
             else:
                 reached(started, out, seen + rng.randrange(1, parts // kills))
                 time.sleep(rng.uniform(0, 0.02))
@@ -37,8 +38,9 @@ def killed_and_continued(argv, out, *, kills, seed, parts, seconds):
     assert done.returncode == 0, done.stderr
 
 
-def reached(started, out, parts):
-    until(lambda: finished(out) >= parts or started.process.poll() is not None)
+def reached(started, out, parts, within=float("inf")):
+    end = time.monotonic() + within
+    until(lambda: finished(out) >= parts or started.process.poll() is not None or time.monotonic() > end)
 
 
 @pytest.mark.parametrize(("format", "kills"), [("jsonl", 4), pytest.param("parquet", 6, marks=pytest.mark.slow)])
