@@ -15,6 +15,7 @@ OPEN = "<ann>"
 CLOSE = "</ann>"
 
 MAX_VALUE_CHARACTERS = 200
+_SHOWN = 60  # characters of a value in a message
 
 _KEY = re.compile(r"[a-z][a-z0-9_-]*")
 _FORBIDDEN_IN_VALUE = re.compile(r"[;\x00-\x1f\x7f\x85\u2028\u2029]|</?ann>")
@@ -40,8 +41,9 @@ def make_tag(key: str, value: str) -> Tag:
         raise AnnotationError(f"annotation key {key!r} must be lower-case letters, digits, '-' or '_'")
     if not isinstance(value, str) or not value:
         raise AnnotationError(f"annotation value of {key!r} must be a non-empty string, got {value!r}")
+    shown = repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…")
     if value != value.strip():
-        raise AnnotationError(f"annotation value of {key!r} has white space at its ends: {value!r}")
+        raise AnnotationError(f"annotation value of {key!r} has white space at its ends: {shown}")
     if len(value) > MAX_VALUE_CHARACTERS:
         raise AnnotationError(
             f"annotation value of {key!r} has {len(value)} characters, at most {MAX_VALUE_CHARACTERS}"
@@ -49,9 +51,9 @@ def make_tag(key: str, value: str) -> Tag:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise AnnotationError(f"annotation value of {key!r} is no valid Unicode text: {value!r}") from None
+        raise AnnotationError(f"annotation value of {key!r} is no valid Unicode text: {shown}") from None
     if found := _FORBIDDEN_IN_VALUE.search(value):
-        raise AnnotationError(f"annotation value of {key!r} contains the delimiter {found.group()!r}: {value!r}")
+        raise AnnotationError(f"annotation value of {key!r} contains the delimiter {found.group()!r}: {shown}")
     return Tag(key, value)
 
 

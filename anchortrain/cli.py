@@ -92,6 +92,8 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code. Errors of the user end in one line on stderr, without a traceback."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    # Python has none where the shell closed it (`>&-`).
+    sys.stdout, sys.stderr = sys.stdout or open(os.devnull, "w"), sys.stderr or open(os.devnull, "w")
     args = argparse.Namespace()
     try:
         code = _dispatch(argv, args)

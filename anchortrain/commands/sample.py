@@ -1,10 +1,13 @@
 """`anchortrain sample`: samples annotation, then response, from the last checkpoint of a run."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,48 +111,64 @@ def run(args: argparse.Namespace) -> int:
 
     compilation_cache.enable()
     if args.jsonl in (None, "-"):
-        return _show(job, checkpoint.load_run(args.run), as_json=args.jsonl == "-")
+        with _within_memory():
+            return _show(job, checkpoint.load_run(args.run), as_json=args.jsonl == "-")
+    for path in args.prompts:
+        if os.path.exists(path) and os.path.exists(args.jsonl) and os.path.samefile(path, args.jsonl):
+            raise UserError("the prompts would be lost", where=f"--jsonl {args.jsonl}", mend="name another file")
     run_dir = checkpoint.last_round(Path(args.run))
     # What cannot be written is said before the weights are read.
-    with RowsFile(args.jsonl, job.identity | {"run": checkpoint.fingerprint(run_dir)}) as file:
+    with RowsFile(args.jsonl, job.identity | {"run": checkpoint.fingerprint(run_dir)}) as file, _within_memory():
         return _write(job, checkpoint.load_run(args.run), file, args.jsonl)
 
 
+@contextlib.contextmanager
+def _within_memory() -> Iterator[None]:
+    """Raises UserError where memory is not enough: it grows with prompts, limits and the size of a batch."""
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+            raise
+        raise UserError("out of memory", mend="shorten the prompts, or lower --batch_size or the limits") from None
+
+
 def _show(job: "SampleJob", loaded: "LoadedRun", *, as_json: bool) -> int:
-    """Prints rows as they come."""
-    from anchortrain.decode.table import lines
+    """Prints rows in their order, as they come."""
+    from anchortrain.decode.job import in_order
+    from anchortrain.decode.table import Table
 
     _warn(job, loaded)
     columns = shutil.get_terminal_size((100, 24)).columns
-    options = {"plans": job.config.mode != "single_stage", "number_width": len(str(job.count))}
+    table = Table(columns, plans=job.config.mode != "single_stage", number_width=len(str(job.count)))
     rows: list[dict[str, Any]] = []
+    refusals: list[str] = []
     with Progress(job.count, unit="samples", label="sample") as progress:
-        for part in job.parts(loaded, progress=progress.update):
+        for part in in_order(job.parts(loaded, progress=progress.update, refused=refusals.append)):
             rows += part
             for row in part:
-                if as_json:
-                    print(json.dumps(row, ensure_ascii=False), flush=True)
-                else:
-                    print(*lines(row, columns, **options), sep="\n", flush=True)
-    print(_summary(job, rows), file=sys.stderr)
+                print(json.dumps(row, ensure_ascii=False) if as_json else "\n".join(table.lines(row)), flush=True)
+    print(_summary(job, rows, refusals), file=sys.stderr)
     return 0
 
 
 def _write(job: "SampleJob", loaded: "LoadedRun", file: RowsFile, name: str) -> int:
     """Writes rows into a file, going on with what is there."""
     _warn(job, loaded)
-    rows = [row for part in file.parts for row in part]
+    refusals: list[str] = []
     try:
         with Progress(job.count, unit="samples", label="sample") as progress:
-            progress.skip(len(rows))
-            for part in job.parts(loaded, done=len(file.parts), progress=progress.update):
-                file.add(part)
-                rows += part
+            progress.skip(len(file.rows))
+            for part in job.parts(loaded, done=set(file.parts), progress=progress.update, refused=refusals.append):
+                file.add(*part)
     except KeyboardInterrupt:
-        kept = f"; {len(rows)} of {job.count} samples are kept, the same command goes on from there" if rows else ""
-        raise KeyboardInterrupt(f"interrupted{kept}") from None
+        kept = f"; {len(file.rows)} of {job.count} samples are kept, the same command goes on from there"
+        raise KeyboardInterrupt(f"interrupted{kept if file.rows else ''}") from None
+    rows = file.rows
     file.finish()
-    print(f"{name}: {_summary(job, rows)}", file=sys.stderr)
+    print(f"{name}: {_summary(job, rows, refusals)}", file=sys.stderr)
     return 0
 
 
@@ -222,7 +241,10 @@ def _warn(job: "SampleJob", loaded: "LoadedRun") -> None:
         print(f"warning: {what}; what follows it is guesswork", file=sys.stderr)
 
 
-def _summary(job: "SampleJob", rows: list[dict[str, Any]]) -> str:
+def _summary(job: "SampleJob", rows: list[dict[str, Any]], refusals: list[str]) -> str:
+    """One line. Raises UserError when all samples were refused."""
+    if refusals and not rows:
+        raise UserError(refusals[0])
     counts = f"{len(rows)} sample{'s' * (len(rows) != 1)}, {sum(row['finished'] for row in rows)} finished"
     if job.config.mode != "single_stage":
         counts += f", {sum(row['annotation_wellformed'] for row in rows)} with well-formed annotations"
@@ -232,6 +254,8 @@ def _summary(job: "SampleJob", rows: list[dict[str, Any]]) -> str:
         why = "answers that hold no list count nothing"
     elif job.distinct:
         why = "there are no more plans, with these settings"
-    else:
+    elif job.responses > 1:
         why = "plans that do not close have one row and no response"
+    else:
+        why = refusals[0] if refusals else "of the others no plan was without forbidden tags"
     return f"{counts}; {job.count} were asked for: {why}"

@@ -1,10 +1,10 @@
-"""All samples of one command, part by part in a fixed order, so that drawing them can be stopped and resumed."""
+"""All samples of one command, in numbered parts, so that drawing them can be stopped and resumed."""
 
 import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from anchortrain.decode.settings import SamplingConfig
@@ -53,7 +53,8 @@ class SampleJob:
 
     @property
     def count(self) -> int:
-        """Rows that are asked for. Fewer come where a plan does not close, or there are no more distinct ones."""
+        """Rows that are asked for. Fewer come where a plan does not close, there are no more distinct ones, or no plan
+        without forbidden tags is found."""
         return len(self.prompts) * self.responses * len(self._configs())
 
     @property
@@ -65,24 +66,30 @@ class SampleJob:
         return json.loads(json.dumps(described))
 
     def parts(
-        self, loaded: "LoadedRun", *, done: int = 0, progress: Callable[[int], None] = lambda done: None
-    ) -> Iterator[list[Row]]:
-        """Rows in the order of temperatures and prompts: one by one, or all of a prompt where they are drawn together.
+        self,
+        loaded: "LoadedRun",
+        *,
+        done: Container[int] = (),
+        progress: Callable[[int], None] = lambda done: None,
+        refused: Callable[[str], None] | None = None,
+    ) -> Iterator[tuple[int, list[Row]]]:
+        """Numbers and rows, as they are finished: of one sample, or of all of a prompt where they are drawn together.
+        The numbers follow the order of temperatures and prompts.
 
         Args:
-          done: parts at the beginning that are there already.
+          done: numbers of those that are there already.
           progress: called with the number of rows that were finished since the last call.
+          refused: called for a sample that cannot be drawn, which has no rows; by default UserError is raised.
         """
-        whole = self.baseline is not None or self._in_sets
-        each = len(Counter(self.prompts)) if whole else len(self.prompts)
-        for number, config in enumerate(self._configs()):
-            skipped = min(max(done - number * each, 0), each)
-            if skipped == each:
-                continue
+        each = len(Counter(self.prompts)) if self.baseline or self._in_sets else len(self.prompts)
+        draw = self._answers if self.baseline else self._sets if self._in_sets else self._samples
+        for turn, config in enumerate(self._configs()):
+            begin = turn * each
+            missing = [place for place in range(each) if begin + place not in done]
             extra = {} if self.temperatures is None else {"temperature": config.response_temperature}
-            draw = self._answers if self.baseline else self._sets if self._in_sets else self._samples
-            for part in draw(loaded, config, skipped, progress):
-                yield [row | extra for row in part]
+            if missing:
+                for place, part in draw(loaded, config, missing, progress, refused):
+                    yield begin + place, [row | extra for row in part]
 
     @property
     def _in_sets(self) -> bool:
@@ -95,38 +102,56 @@ class SampleJob:
         return [dataclasses.replace(self.config, **dict.fromkeys(both, one)) for one in self.temperatures]
 
     def _samples(
-        self, loaded: "LoadedRun", config: SamplingConfig, skipped: int, progress: Callable[[int], None]
-    ) -> Iterator[list[Row]]:
+        self,
+        loaded: "LoadedRun",
+        config: SamplingConfig,
+        missing: Sequence[int],
+        progress: Callable[[int], None],
+        refused: Callable[[str], None] | None,
+    ) -> Iterator[tuple[int, list[Row]]]:
         from anchortrain.decode.sampler import stream
 
-        waiting: dict[int, Row] = {}
-        following = 0
+        empty: list[int] = []
+
+        def skip(number: int, why: str) -> None:
+            refused(why)
+            empty.append(missing[number])
+
         options = {"keys": loaded.info.annotation_keys, "seed": self.seed, "steering": self.steering}
-        options["indices"] = range(skipped, len(self.prompts))
-        for place, row in stream(loaded.model, loaded.vocabulary, self.prompts[skipped:], config, **options):
+        options |= {"indices": missing, "refused": skip if refused else None}
+        prompts = [self.prompts[place] for place in missing]
+        for number, row in stream(loaded.model, loaded.vocabulary, prompts, config, **options):
             progress(1)
-            waiting[place] = row
-            while following in waiting:
-                yield [waiting.pop(following)]
-                following += 1
+            yield missing[number], [row]
+        yield from ((place, []) for place in empty)
 
     def _sets(
-        self, loaded: "LoadedRun", config: SamplingConfig, skipped: int, progress: Callable[[int], None]
-    ) -> Iterator[list[Row]]:
+        self,
+        loaded: "LoadedRun",
+        config: SamplingConfig,
+        missing: Sequence[int],
+        progress: Callable[[int], None],
+        refused: Callable[[str], None] | None,
+    ) -> Iterator[tuple[int, list[Row]]]:
         from anchortrain.decode.sets import sample_set
 
         options = {"keys": loaded.info.annotation_keys, "seed": self.seed, "steering": self.steering}
         options |= {"distinct": self.distinct, "responses": self.responses, "progress": progress}
         first = 0
-        for i, (prompt, plans) in enumerate(Counter(self.prompts).items()):
-            if i >= skipped:
+        for place, (prompt, plans) in enumerate(Counter(self.prompts).items()):
+            if place in missing:
                 options |= {"plans": plans, "first": first}
-                yield sample_set(loaded.model, loaded.vocabulary, prompt, config, **options)
+                yield place, sample_set(loaded.model, loaded.vocabulary, prompt, config, **options)
             first += plans * self.responses
 
     def _answers(
-        self, loaded: "LoadedRun", config: SamplingConfig, skipped: int, progress: Callable[[int], None]
-    ) -> Iterator[list[Row]]:
+        self,
+        loaded: "LoadedRun",
+        config: SamplingConfig,
+        missing: Sequence[int],
+        progress: Callable[[int], None],
+        refused: Callable[[str], None] | None,
+    ) -> Iterator[tuple[int, list[Row]]]:
         from anchortrain.decode.baselines import BASELINES, indices_used
         from anchortrain.decode.sampler import sample
 
@@ -136,11 +161,22 @@ class SampleJob:
             return sample(loaded.model, loaded.vocabulary, asked, config, keys=keys, seed=self.seed, indices=indices)
 
         first = number = 0
-        for i, (prompt, count) in enumerate(Counter(self.prompts).items()):
-            if i >= skipped:
+        for place, (prompt, count) in enumerate(Counter(self.prompts).items()):
+            if place in missing:
                 rows = BASELINES[self.baseline](prompt, count, generate)
-                part = [row | {"index": number + place} for place, row in enumerate(rows)]
+                part = [row | {"index": number + i} for i, row in enumerate(rows)]
                 progress(len(part))
-                yield part
+                yield place, part
             first += indices_used(count)  # another prompt, other random numbers
             number += count
+
+
+def in_order(parts: Iterator[tuple[int, list[Row]]]) -> Iterator[list[Row]]:
+    """Parts by number from 0 on, each as soon as those before it are there."""
+    waiting: dict[int, list[Row]] = {}
+    following = 0
+    for number, part in parts:
+        waiting[number] = part
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1

@@ -1,6 +1,7 @@
 """Two-stage sampling of many prompts, and what comes back (paper, section 3, stage 4)."""
 
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
@@ -82,10 +83,18 @@ def stream(
     indices: Sequence[int] | None = None,
     steering: Steering = UNSTEERED,
     mesh: Mesh | None = None,
+    refused: Callable[[int, str], None] | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `sample`: (place in `prompts`, row), each as it is finished."""
+    """As `sample`: (place in `prompts`, row), each as it is finished.
+
+    Args:
+      refused: called with the place of a sample for which no plan without forbidden tags was found, and why; the others
+        are drawn. By default UserError is raised.
+    """
     read = _read(vocabulary, prompts, config.mode)
     numbered = range(len(prompts)) if indices is None else indices
+    if len(numbered) != len(prompts) or not all(isinstance(one, Integral) and 0 <= one < 1 << 31 for one in numbered):
+        raise UserError(f"indices must be {len(prompts)} whole numbers from 0 on, one for each prompt")
     most = max(map(len, read)) + (config.mode != "single_stage") * (1 + config.max_annotation_tokens)
     most += config.max_response_tokens
     places = _places(len(prompts), config)
@@ -95,9 +104,12 @@ def stream(
         for place, (tokens, index) in enumerate(zip(read, numbered, strict=True))
     }
     for update in sampler.run():
-        if update.refusal:
-            raise UserError(update.refusal)
         place = order[update.number]
+        if update.refusal:
+            if refused is None:
+                raise UserError(update.refusal)
+            refused(place, update.refusal)
+            continue
         yield place, to_row(update.sample._replace(prompt=prompts[place]), vocabulary)
 
 

@@ -107,18 +107,24 @@ def unusual(steering: Steering, keys: Sequence[str]) -> str | None:
     Args:
       keys: of the schema, in the order in which they usually stand in an annotation.
     """
-    prefix, plan = steering.prefix, steering.plan
-    named = [tag.key for tag in plan] if plan else [part.partition(":")[0] for part in prefix.split("; ")]
+    plan = steering.plan
+    named = [tag.key for tag in plan or steering.fixed]
+    if steering.prefix:
+        named = [part.partition(":")[0] for part in steering.prefix.removesuffix(";").split("; ") if part]
+        if len(begun := [key for key in keys if key.startswith(named[-1])]) == 1:
+            named[-1] = begun[0]
+    if twice := [key for i, key in enumerate(named) if key in named[:i]]:
+        return f"{twice[0]} stands twice in the plan"
+    if plan is None and not steering.prefix:
+        return None
     places = [keys.index(key) for key in named if key in keys]
     if places != sorted(places):
-        usual = ", ".join(keys[place] for place in sorted(set(places)))
-        return f"in the training data these keys stand in the order {usual}"
-    left_out = [
-        key for i, key in enumerate(keys) if i not in places and (plan is not None or i < max(places, default=0))
-    ]
-    if plan == () or not left_out:
-        return None
-    return f"plans of the training data may have {', '.join(left_out)} as well"
+        return (
+            f"in the training data these keys stand in the order {', '.join(keys[place] for place in sorted(places))}"
+        )
+    end = len(keys) if plan is not None else max(places, default=0)
+    left_out = [key for i, key in enumerate(keys[:end]) if i not in places]
+    return f"plans of the training data may have {', '.join(left_out)} as well" if left_out else None
 
 
 class Phase(NamedTuple):
@@ -172,7 +178,10 @@ class Steered:
         if not self._candidates:
             phase = self._next(self._begun, self._value_ended, self._items)
             return phase._replace(grammar=phase.grammar._replace(begun=self._text))
-        candidates, reserved = tuple(self._candidates), self._length(self._items) + _SHORTEST_VALUE + _CLOSE
+        # One of them, but not past the first that is pending, which then would stand behind what comes after it.
+        due = [key for key in self._candidates if not self._items or self._place(key) <= self._place(self._items[0])]
+        candidates = tuple(due or self._candidates)
+        reserved = self._length(self._items) + _SHORTEST_VALUE + _CLOSE
         key = GrammarKey("annotation", candidates, candidates, closes=False)
         return Phase(self._begun, len(self._begun), self._value_ended, key, self._items, reserved, False)
 
@@ -180,7 +189,12 @@ class Steered:
         """The phase after one in which `drawn` was drawn: up to the key or delimiter upon which it stopped."""
         kept = [*phase.given, *drawn]
         if not phase.grammar.closes:
-            return self._next(kept, False, phase.pending)
+            key = self._vocabulary.decode([token for token, _ in drawn]).lstrip("; ").removesuffix(":")
+            found = [item for item in phase.pending if _key_of(item) == key]
+            others = tuple(item for item in phase.pending if item not in found)
+            if found and isinstance(found[0], Tag):
+                return self._next(phase.given, bool(phase.given), (*found, *others), due=True)
+            return self._next(kept, False, others)
         # What it stopped upon gives way to the fixed tag, with the space that some tokenizers put before a separator.
         while kept and (kept[-1][1] != Role.ANNOTATION_VALUE or self._vocabulary.token_text(kept[-1][0]).isspace()):
             kept.pop()
@@ -245,11 +259,13 @@ class Steered:
             if tag in self._forbidden:
                 raise UserError(f"'{text}' is forbidden and in the prefix", where=where, mend="choose one of them")
             given += self._tokens(tag, later=bool(given))
+        if not rest and prefix.endswith(";"):
+            return given, True, []
         key, colon, value = rest.partition(":")
         if not colon:
-            free = [one for one in self._free if one.startswith(key)]
+            free = [one for one in self._keys if one.startswith(key)]
             if not free:
-                raise UserError(f"no key that is left begins with {key!r}", where=where)
+                raise UserError(f"no key of the model begins with {key!r}", where=where)
             return given, bool(given), free
         self._check_key(key)
         self._claim(key, where)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import sys
 
+import jax
 import pytest
 from flax import nnx
 
@@ -152,11 +154,11 @@ def test_an_interrupted_file_is_taken_up_again(run, tmp_path, capsys, monkeypatc
     if code == cli.EXIT_INTERRUPTED and left.exists():
         assert "are kept, the same command goes on from there" in error
         with open(left, "ab") as cut:  # killed while it wrote
-            cut.write(b'{"rows": [{"prom')
+            cut.write(b'{"part": 7, "rows": [{"prom')
         before = left.read_bytes()
         assert cli.main([*argv, "--seed", "1", "--jsonl", str(file)]) == 2
         assert (
-            "holds rows of another request" in capsys.readouterr().err
+            "holds rows of a request with other seed;" in capsys.readouterr().err
             and left.read_bytes() == before.rpartition(b"\n")[0] + b"\n"
         )
     assert cli.main([*argv, "--jsonl", str(file)]) == 0
@@ -178,6 +180,56 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_is_drawn(run, tmp
         assert cli.main(["sample", run, "--prompt", "Hi", "--jsonl", str(path)]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+def test_a_lack_of_memory_is_said_in_one_line(run, capsys, monkeypatch):
+    from anchortrain.decode import sampler
+
+    def exhausted(*args, **kwargs):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9719123968 bytes.")
+
+    monkeypatch.setattr(sampler, "stream", exhausted)
+    assert cli.main(["sample", run, "--prompt", "Hi", *LIMITS]) == 2
+    assert "out of memory; shorten the prompts, or lower --batch_size" in capsys.readouterr().err
+
+
+def test_prompts_are_not_replaced_by_samples(run, tmp_path, capsys):
+    prompts, link = tmp_path / "prompts.jsonl", tmp_path / "link.jsonl"
+    prompts.write_text('{"prompt": "One?"}\n')
+    link.symlink_to(prompts)
+    for one in (prompts, link):
+        assert cli.main(["sample", run, "--prompts", str(prompts), "-n", "1", "--jsonl", str(one)]) == 2
+        assert "the prompts would be lost" in capsys.readouterr().err
+    assert prompts.read_text() == '{"prompt": "One?"}\n'
+
+
+def test_a_sample_that_cannot_do_without_a_forbidden_tag_does_not_stop_the_others(run, capsys, monkeypatch):
+    from anchortrain.decode import stream
+
+    monkeypatch.setattr(stream, "ATTEMPTS", 1)
+    argv = ["sample", run, "--prompt", "Hi", "-n", "24", "--jsonl", *LIMITS]
+    assert cli.main([*argv, "--prefix", "hero: f"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    common = max({row["annotation_text"] for row in rows}, key=[row["annotation_text"] for row in rows].count)
+    left = [row for row in rows if row["annotation_text"] != common]
+    forbid = ["--prefix", "hero: f", "--forbid", common.replace(": ", "=")]
+    assert cli.main([*argv, *forbid]) == (0 if left else 2)
+    captured = capsys.readouterr()
+    found = [json.loads(line) for line in captured.out.splitlines()]
+    assert [row["index"] for row in found] == [row["index"] for row in left]
+    assert f"24 were asked for: none of 1 plans was without '{common}'" in captured.err
+
+
+def test_the_table_tells_prompts_and_temperatures_apart(run, capsys):
+    argv = ["sample", run, "--prompt", "Hi", "--prompt", "Ho", "-n", "2", "--temperatures", "0.5,1", *LIMITS]
+    assert cli.main(argv) == 0
+    heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith("-- ")]
+    assert heads == [f"-- temperature {t}: {prompt}" for t in ("0.5", "1") for prompt in ("Hi", "Ho")]
+
+
+def test_a_closed_standard_output_is_no_fault(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["sample", run, "--prompt", "Hi", "-n", "1", "--jsonl", str(tmp_path / "a.jsonl"), *LIMITS]) == 0
 
 
 def test_prompts_come_through_a_pipe(run, capsys):

@@ -102,7 +102,11 @@ def test_a_prefix_is_gone_on_from(flat_model, vocabulary, keys):
         return [row["annotation_text"] for row in rows]
 
     ended = plans("hero: fox;")
-    assert all(text == "hero: fox" or text.startswith("hero: fox; ") for text in ended) and len(set(ended)) > 8
+    assert (
+        all(text == "hero: fox" or text.startswith("hero: fox; ") for text in ended)
+        and len(set(ended)) > 4
+        and "hero: fox" in ended
+    )
     assert all("; " in text for text in plans("hero: fox; "))
     going_on = plans("hero: fox")
     assert all(text.startswith("hero: fox") for text in going_on)
@@ -163,6 +167,26 @@ def test_a_word_that_has_begun_is_drawn_from_the_models_own_distribution(model, 
         assert logprob == pytest.approx(np.log(expected[list(allowed).index(token)]), abs=1e-3)
         seen.add(token)
     assert len(seen) > 1
+
+
+@pytest.mark.parametrize("end", [";", "; ", "; p", "; h"])
+def test_a_tag_that_is_due_after_a_prefix_stands_there_once(flat_model, vocabulary, keys, end):
+    """Whether it is fixed or required, and whether the prefix begins its key."""
+    for prefix, due in (("hero: fox", "here"), ("hero: fox; here: a", "place")):
+        key = {"; p": "place", "; h": "here"}.get(end, due)
+        if f"{key}: " in prefix:
+            continue
+        for what in ({"fixed": (Tag(key, "mill"),)}, {"required": (key,)}):
+            rows = steered(flat_model(BOOST), vocabulary, keys, n=32, prefix=prefix + end, **what)
+            for row in rows:
+                check_tokens(row, vocabulary)
+                names = [name for name, _ in row["annotation"]]
+                assert row["annotation_text"].startswith(f"{prefix}; ") and key in names
+                given = 1 + prefix.count(";")
+                assert ("required" in what or names.count(key) == 1) and names[given:].count(key) > 0
+                if end in (";", "; "):
+                    before = names[given : names.index(key)]
+                    assert all(keys.index(name) < keys.index(key) for name in before)
 
 
 def test_forbidden_tags_are_avoided_or_refused(model, vocabulary, keys):
@@ -255,7 +279,7 @@ def test_log_probabilities_are_of_what_was_drawn(model, vocabulary, keys):
     prompt = encode_turns(vocabulary, PROMPTS[:1])
     sampler = Sampler(model, vocabulary, keys, places=16, most_tokens=128)
     for index in range(12):
-        steering = Steering(prefix="hero: f;", fixed=(Tag("place", "mill"),))
+        steering = Steering(prefix="hero: f; he", fixed=(Tag("place", "mill"),))
         sampler.submit(prompt, CONFIG, seed=5, index=index, steering=steering)
     given = [token for text in ("hero:", " f") for token in vocabulary.encode(text)]
     place = [token for text in ("; place:", " mill") for token in vocabulary.encode(text)]
@@ -269,7 +293,7 @@ def test_log_probabilities_are_of_what_was_drawn(model, vocabulary, keys):
         drawn = [i for i, role in enumerate(update.sample.roles) if role != Role.TEXT and i not in zeros]
         # The rest of a key that has begun can be the only thing to draw.
         values = [i for i in drawn if update.sample.roles[i] == Role.ANNOTATION_VALUE]
-        assert sum(logprobs[i] < 0 for i in values) > 0.8 * len(values) > 0
+        assert sum(logprobs[i] < 0 for i in values) >= 0.8 * len(values)
         total += len(drawn)
     assert total > 24
 
@@ -283,7 +307,7 @@ def test_log_probabilities_are_of_what_was_drawn(model, vocabulary, keys):
         ({"prefix": "hero fox; "}, "must read 'key: value'"),
         ({"prefix": "hero: fox; ", "forbidden": (Tag("hero", "fox"),)}, "forbidden and in the prefix"),
         ({"prefix": "hero:fox"}, "must read 'key: value', got 'hero:fox'"),
-        ({"prefix": "x"}, "no key that is left begins with 'x'"),
+        ({"prefix": "x"}, "no key of the model begins with 'x'"),
         ({"prefix": "hero: fox", "fixed": (Tag("hero", "hen"),)}, "fixed and in the prefix"),
         ({"fixed": (Tag("hero", "x" * 200),)}, "takes .* tokens with its end, max_annotation_tokens is 64"),
     ],
@@ -345,7 +369,12 @@ def test_plans_unlike_those_of_the_training_data_are_told_apart():
     keys = ["hero", "place", "time"]
     for what, said in (
         ({"plan": {"hero": "fox", "place": "mill", "time": "dawn"}}, None),
-        ({"plan": ()}, None),
+        ({"plan": ()}, "may have hero, place, time as well"),
+        ({"plan": (("hero", "fox"), ("hero", "hen"))}, "hero stands twice"),
+        ({"fixed": {"hero": ["fox", "hen"]}}, "hero stands twice"),
+        ({"prefix": "hero: fox; hero: "}, "hero stands twice"),
+        ({"prefix": "hero: fox; t"}, "may have place as well"),
+        ({"prefix": "hero: fox;"}, None),
         ({"plan": {"place": "mill", "hero": "fox"}}, "stand in the order hero, place"),
         ({"plan": {"hero": "fox", "time": "dawn"}}, "may have place as well"),
         ({"prefix": "hero: fox; pl"}, None),
