@@ -111,7 +111,8 @@ def unusual(steering: Steering, keys: Sequence[str]) -> str | None:
     named = [tag.key for tag in plan or steering.fixed]
     if steering.prefix:
         named = [part.partition(":")[0] for part in steering.prefix.removesuffix(";").split("; ") if part]
-        if len(begun := [key for key in keys if key.startswith(named[-1])]) == 1:
+        begun = [key for key in keys if named and key.startswith(named[-1])]
+        if len(begun) == 1:
             named[-1] = begun[0]
     if twice := [key for i, key in enumerate(named) if key in named[:i]]:
         return f"{twice[0]} stands twice in the plan"

@@ -375,6 +375,7 @@ def test_plans_unlike_those_of_the_training_data_are_told_apart():
         ({"prefix": "hero: fox; hero: "}, "hero stands twice"),
         ({"prefix": "hero: fox; t"}, "may have place as well"),
         ({"prefix": "hero: fox;"}, None),
+        ({"prefix": ";"}, None),
         ({"plan": {"place": "mill", "hero": "fox"}}, "stand in the order hero, place"),
         ({"plan": {"hero": "fox", "time": "dawn"}}, "may have place as well"),
         ({"prefix": "hero: fox; pl"}, None),
