@@ -1,6 +1,8 @@
 """What a person at the terminal is told, and what the signals of a terminal do."""
 
 import contextlib
+import errno
+import os
 import signal
 import sys
 import threading
@@ -8,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from tpu_scripts.gcloud import Interrupted
+
+_NOBODY = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal that is gone
 
 
 def say(line: str) -> None:
@@ -18,8 +22,14 @@ def say(line: str) -> None:
 def tell(line: str) -> None:
     """Machines are deleted whether somebody listens or not: the terminal may be closed, `| tee` be ended by the same
     Ctrl-C. RuntimeError is Python's for a signal's line that comes into the middle of another."""
-    with contextlib.suppress(OSError, RuntimeError):
+    try:
         print(line, file=sys.stderr, flush=True)
+    except RuntimeError:
+        pass
+    except OSError as error:
+        if error.errno in _NOBODY:  # what is still buffered must not fail again at the end: Python would exit with 120
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 @contextlib.contextmanager

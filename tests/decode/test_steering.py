@@ -184,9 +184,8 @@ def test_a_tag_that_is_due_after_a_prefix_stands_there_once(flat_model, vocabula
                 assert row["annotation_text"].startswith(f"{prefix}; ") and key in names
                 given = 1 + prefix.count(";")
                 assert ("required" in what or names.count(key) == 1) and names[given:].count(key) > 0
-                if end in (";", "; "):
-                    before = names[given : names.index(key)]
-                    assert all(keys.index(name) < keys.index(key) for name in before)
+                before = names[given : names.index(key)] if end in (";", "; ") else []
+                assert all(keys.index(name) < keys.index(key) for name in before)
 
 
 def test_forbidden_tags_are_avoided_or_refused(model, vocabulary, keys):
