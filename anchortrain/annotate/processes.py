@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
@@ -98,10 +99,15 @@ def _died() -> UserError:
 class _Inherited:
     """What processes begun within it get: no interrupts, which are their parent's to handle, and one thread each.
 
-    One that sees to this itself is late: it has imported numpy then.
+    One that sees to this itself is late: it has imported numpy then. An interrupt waits until all have begun, also one
+    that another thread of this process is told of: half begun, they would print what they miss.
     """
 
     def __enter__(self) -> None:
+        self._interrupted = False
+        self._handler = None
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._set = [name for name in _THREADS if name not in os.environ]
         os.environ.update(dict.fromkeys(self._set, "1"))
@@ -109,7 +115,14 @@ class _Inherited:
     def __exit__(self, *_: object) -> None:
         for name in self._set:
             del os.environ[name]
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        if self._interrupted:
+            signal.raise_signal(signal.SIGINT)
+
+    def _interrupt(self, number: int, _frame: object) -> None:
+        self._interrupted = True
 
 
 def _work(pipe: Connection, annotating: Annotating, schema: Schema, out: Path) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anchortrain.decode.settings import SamplingConfig
 from anchortrain.decode.steering import Steering
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from anchortrain.checkpoint import LoadedRun
 
 Row = dict[str, Any]
+
+
+class _Turn(NamedTuple):
+    """What is to be drawn at one temperature."""
+
+    loaded: "LoadedRun"
+    config: SamplingConfig
+    missing: Sequence[int]  # places of parts
+    progress: Callable[[int], None]
+    refused: Callable[[str], None] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +98,7 @@ class SampleJob:
             missing = [place for place in range(each) if begin + place not in done]
             extra = {} if self.temperatures is None else {"temperature": config.response_temperature}
             if missing:
-                for place, part in draw(loaded, config, missing, progress, refused):
+                for place, part in draw(_Turn(loaded, config, missing, progress, refused)):
                     yield begin + place, [row | extra for row in part]
 
     @property
@@ -101,71 +111,60 @@ class SampleJob:
         both = ("annotation_temperature", "response_temperature")
         return [dataclasses.replace(self.config, **dict.fromkeys(both, one)) for one in self.temperatures]
 
-    def _samples(
-        self,
-        loaded: "LoadedRun",
-        config: SamplingConfig,
-        missing: Sequence[int],
-        progress: Callable[[int], None],
-        refused: Callable[[str], None] | None,
-    ) -> Iterator[tuple[int, list[Row]]]:
+    def _samples(self, turn: _Turn) -> Iterator[tuple[int, list[Row]]]:
         from anchortrain.decode.sampler import stream
 
         empty: list[int] = []
 
         def skip(number: int, why: str) -> None:
-            refused(why)
-            empty.append(missing[number])
+            turn.refused(why)
+            empty.append(turn.missing[number])
 
-        options = {"keys": loaded.info.annotation_keys, "seed": self.seed, "steering": self.steering}
-        options |= {"indices": missing, "refused": skip if refused else None}
-        prompts = [self.prompts[place] for place in missing]
-        for number, row in stream(loaded.model, loaded.vocabulary, prompts, config, **options):
-            progress(1)
-            yield missing[number], [row]
+        options = {"keys": turn.loaded.info.annotation_keys, "seed": self.seed, "steering": self.steering}
+        options |= {"indices": turn.missing, "refused": skip if turn.refused else None}
+        prompts = [self.prompts[place] for place in turn.missing]
+        for number, row in stream(turn.loaded.model, turn.loaded.vocabulary, prompts, turn.config, **options):
+            while empty:  # whoever shows rows in order waits for them
+                yield empty.pop(), []
+            turn.progress(1)
+            yield turn.missing[number], [row]
         yield from ((place, []) for place in empty)
 
-    def _sets(
-        self,
-        loaded: "LoadedRun",
-        config: SamplingConfig,
-        missing: Sequence[int],
-        progress: Callable[[int], None],
-        refused: Callable[[str], None] | None,
-    ) -> Iterator[tuple[int, list[Row]]]:
+    def _sets(self, turn: _Turn) -> Iterator[tuple[int, list[Row]]]:
         from anchortrain.decode.sets import sample_set
 
-        options = {"keys": loaded.info.annotation_keys, "seed": self.seed, "steering": self.steering}
-        options |= {"distinct": self.distinct, "responses": self.responses, "progress": progress}
+        options = {"keys": turn.loaded.info.annotation_keys, "seed": self.seed, "steering": self.steering}
+        options |= {"distinct": self.distinct, "responses": self.responses, "progress": turn.progress}
         first = 0
         for place, (prompt, plans) in enumerate(Counter(self.prompts).items()):
-            if place in missing:
+            if place in turn.missing:
                 options |= {"plans": plans, "first": first}
-                yield place, sample_set(loaded.model, loaded.vocabulary, prompt, config, **options)
+                yield place, sample_set(turn.loaded.model, turn.loaded.vocabulary, prompt, turn.config, **options)
             first += plans * self.responses
 
-    def _answers(
-        self,
-        loaded: "LoadedRun",
-        config: SamplingConfig,
-        missing: Sequence[int],
-        progress: Callable[[int], None],
-        refused: Callable[[str], None] | None,
-    ) -> Iterator[tuple[int, list[Row]]]:
+    def _answers(self, turn: _Turn) -> Iterator[tuple[int, list[Row]]]:
         from anchortrain.decode.baselines import BASELINES, indices_used
         from anchortrain.decode.sampler import sample
 
         def generate(asked: Sequence[str], begin: int) -> list[Row]:
             indices = range(first + begin, first + begin + len(asked))
-            keys = loaded.info.annotation_keys
-            return sample(loaded.model, loaded.vocabulary, asked, config, keys=keys, seed=self.seed, indices=indices)
+            keys = turn.loaded.info.annotation_keys
+            return sample(
+                turn.loaded.model,
+                turn.loaded.vocabulary,
+                asked,
+                turn.config,
+                keys=keys,
+                seed=self.seed,
+                indices=indices,
+            )
 
         first = number = 0
         for place, (prompt, count) in enumerate(Counter(self.prompts).items()):
-            if place in missing:
+            if place in turn.missing:
                 rows = BASELINES[self.baseline](prompt, count, generate)
                 part = [row | {"index": number + i} for i, row in enumerate(rows)]
-                progress(len(part))
+                turn.progress(len(part))
                 yield place, part
             first += indices_used(count)  # another prompt, other random numbers
             number += count
