@@ -161,14 +161,17 @@ def _write(job: "SampleJob", loaded: "LoadedRun", file: RowsFile, name: str) -> 
     try:
         with Progress(job.count, unit="samples", label="sample") as progress:
             progress.skip(len(file.rows))
-            for part in job.parts(loaded, done=set(file.parts), progress=progress.update, refused=refusals.append):
-                file.add(*part)
+            for number, part in job.parts(
+                loaded, done=set(file.parts), progress=progress.update, refused=refusals.append
+            ):
+                if part:  # what has no rows is drawn again when the command goes on, so that it can say why
+                    file.add(number, part)
     except KeyboardInterrupt:
         kept = f"; {len(file.rows)} of {job.count} samples are kept, the same command goes on from there"
         raise KeyboardInterrupt(f"interrupted{kept if file.rows else ''}") from None
-    rows = file.rows
+    summary = _summary(job, file.rows, refusals)  # before anything is replaced: all may have been refused
     file.finish()
-    print(f"{name}: {_summary(job, rows, refusals)}", file=sys.stderr)
+    print(f"{name}: {summary}", file=sys.stderr)
     return 0
 
 
@@ -257,5 +260,5 @@ def _summary(job: "SampleJob", rows: list[dict[str, Any]], refusals: list[str]) 
     elif job.responses > 1:
         why = "plans that do not close have one row and no response"
     else:
-        why = refusals[0] if refusals else "of the others no plan was without forbidden tags"
+        why = refusals[0]
     return f"{counts}; {job.count} were asked for: {why}"

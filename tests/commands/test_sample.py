@@ -220,6 +220,18 @@ def test_a_sample_that_cannot_do_without_a_forbidden_tag_does_not_stop_the_other
     assert f"24 were asked for: none of 1 plans was without '{common}'" in captured.err
 
 
+def test_a_file_stays_where_all_samples_are_refused(run, tmp_path, capsys):
+    file = tmp_path / "samples.jsonl"
+    argv = ["sample", run, "--prompt", "Hi", "-n", "2", "--annotation_temperature", "0", "--jsonl", str(file), *LIMITS]
+    assert cli.main([*argv, "--prefix", "hero: f"]) == 0
+    before = file.read_text()
+    tag = json.loads(before.splitlines()[0])["annotation_text"].replace(": ", "=")
+    capsys.readouterr()
+    assert cli.main([*argv, "--prefix", "hero: f", "--forbid", tag]) == 2
+    assert "none of 256 plans was without" in capsys.readouterr().err
+    assert file.read_text() == before and not (tmp_path / "samples.jsonl.unfinished").exists()
+
+
 def test_the_table_tells_prompts_and_temperatures_apart(run, capsys):
     argv = ["sample", run, "--prompt", "Hi", "--prompt", "Ho", "-n", "2", "--temperatures", "0.5,1", *LIMITS]
     assert cli.main(argv) == 0
